@@ -1,0 +1,1 @@
+"""Our backends, one module each; a module lists its variants in `SUBJECTS`."""

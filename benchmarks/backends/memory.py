@@ -1,0 +1,32 @@
+"""`StateManagerMemory`, with and without the copy that a failed body goes back to."""
+
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+from benchmarks.managers import manager_store
+from benchmarks.subject import Role, Store, Subject
+from statemgr import StateManagerMemory, StateToken
+
+
+def _open(token_expiration: float, *, rollback: bool) -> AbstractAsyncContextManager[Store]:
+    manager = StateManagerMemory(token_expiration=token_expiration, rollback=rollback)
+    return manager_store(manager, StateToken, lambda: manager.statistics().tokens_held)
+
+
+SUBJECTS = (
+    Subject(
+        name="memory",
+        role=Role.OURS,
+        summary="StateManagerMemory as it comes: a body that raises changes nothing",
+        open_store=partial(_open, rollback=True),
+        expires=True,
+        statement="import statemgr; statemgr.StateManagerMemory",
+    ),
+    Subject(
+        name="memory/no-rollback",
+        role=Role.OURS,
+        summary="StateManagerMemory(rollback=False): no copy on entering a body",
+        open_store=partial(_open, rollback=False),
+        expires=True,
+    ),
+)

@@ -1,0 +1,219 @@
+"""The loops that time a store: a throughput pass and a latency pass.
+
+One read of the clock costs as much as a fast operation does, so the two are apart: throughput is
+the time of whole batches, each handed to the subject's own loop in one call; latency comes from
+shorter runs with the clock read around every operation, and includes about 0.2 us for that.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from time import perf_counter, process_time
+from typing import Any
+
+from benchmarks.resources import peak_memory
+from benchmarks.results import Case, Latency, Point
+from benchmarks.states import reference_cart
+from benchmarks.subject import Store, Subject
+
+NEVER = 3600.0
+"""An expiration, in seconds, that no measurement reaches."""
+
+WARM_UP, THROUGHPUT, LATENCY = 0.2, 0.55, 0.25
+"""How the time of a measurement is shared out."""
+
+BATCH = 0.05
+"""The shortest batch, as a share of the time: long enough to hide the start of its tasks."""
+
+MAX_SAMPLES = 16_384
+
+Operation = Callable[[Sequence[Any]], Coroutine[Any, Any, None]]
+Batch = list[Sequence[Any]]  # the tokens of each task
+
+
+class LostUpdateError(Exception):
+    """Changes that were made did not arrive: a time for them would mean nothing."""
+
+
+class _Work:
+    """Deals tokens out to tasks.
+
+    A task has tokens of its own as long as there are enough, and goes through them in order.
+    """
+
+    def __init__(self, tokens: Sequence[Any], tasks: int) -> None:
+        self._tokens = len(tokens)
+        self.tasks = tasks
+        self._each = [
+            itertools.cycle(tokens[i % len(tokens) :: max(tasks, 1)]) for i in range(tasks)
+        ]
+
+    def batch(self, per_task: int) -> Batch:
+        """Deal the next `per_task` tokens to every task."""
+        return [list(itertools.islice(tokens, per_task)) for tokens in self._each]
+
+    def batches(self, per_task: int) -> list[Batch]:
+        """Deal as many batches as it takes to come to every token."""
+        return [self.batch(per_task) for _ in range(-(-self._tokens // (per_task * self.tasks)))]
+
+
+async def _run(operation: Operation, batch: Batch) -> None:
+    if len(batch) == 1:
+        await operation(batch[0])
+    else:
+        await asyncio.gather(*map(operation, batch))
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What the two passes found, and how many operations were done in all."""
+
+    operations: int
+    seconds: float
+    cpu_seconds: float
+    latency: Latency
+    operations_in_all: int
+
+    @property
+    def rate(self) -> float:
+        """Operations per second."""
+        return self.operations / self.seconds
+
+    def point(self, **fields: Any) -> Point:
+        """Make a `Point` of the figures and the given other fields."""
+        return Point(self.operations, self.seconds, self.cpu_seconds, self.latency, **fields)
+
+
+async def time_operation(
+    operation: Operation, tokens: Sequence[Any], tasks: int, seconds: float
+) -> Timing:
+    """Time an operation over tokens, dealt out to tasks.
+
+    Args:
+        operation: Does one operation for each token it is given.
+        tokens: What to go through, over and over.
+        tasks: How many tasks share the tokens.
+        seconds: About how long to take.
+    """
+    work = _Work(tokens, tasks)
+    per_task, warmed = await _warm_up(operation, work, seconds)
+
+    batches = itertools.cycle(work.batches(per_task))
+    done = 0
+    limit = seconds * THROUGHPUT
+    cpu_started, started = process_time(), perf_counter()
+    while (elapsed := perf_counter() - started) < limit:
+        await _run(operation, next(batches))
+        await asyncio.sleep(0)  # what the subject does in the background counts too
+        done += 1
+    cpu = process_time() - cpu_started
+    operations = done * per_task * tasks
+
+    samples = await _sample(operation, work, seconds * LATENCY)
+    return Timing(operations, elapsed, cpu, latency_of(samples), warmed + operations + len(samples))
+
+
+async def _warm_up(operation: Operation, work: _Work, seconds: float) -> tuple[int, int]:
+    """Run growing batches; return a good size per task, and how many operations were done."""
+    per_task, done = 1, 0
+    warm_up_started = perf_counter()
+    while True:
+        batch = work.batch(per_task)
+        started = perf_counter()
+        await _run(operation, batch)
+        now = perf_counter()
+        await asyncio.sleep(0)  # here an interrupt can end it
+        done += per_task * work.tasks
+        if now - started < seconds * BATCH:
+            per_task *= 2
+        elif now - warm_up_started > seconds * WARM_UP:
+            return per_task, done
+
+
+async def _sample(operation: Operation, work: _Work, seconds: float) -> list[float]:
+    samples: list[float] = []
+    deadline = perf_counter() + seconds
+
+    async def one_by_one(tokens: Sequence[Any]) -> None:
+        for token in tokens:
+            started = perf_counter()
+            await operation((token,))
+            now = perf_counter()
+            samples.append(now - started)
+            if now > deadline:
+                return
+
+    await _run(one_by_one, work.batch(max(1, MAX_SAMPLES // work.tasks)))
+    return samples
+
+
+def latency_of(samples: Sequence[float]) -> Latency:
+    """Sum up samples, at least one."""
+    ranked = sorted(samples)
+    last = len(ranked) - 1
+    return Latency(
+        p50=ranked[round(last * 0.50)],
+        p99=ranked[round(last * 0.99)],
+        max=ranked[last],
+        samples=len(ranked),
+    )
+
+
+def open_store(subject: Subject, token_expiration: float) -> Any:
+    """Open a subject's store; the scenario has made sure that it has one."""
+    assert subject.open_store is not None
+    return subject.open_store(token_expiration)
+
+
+def build_tokens(store: Store, count: int, cls: type) -> list[Any]:
+    """Build tokens for `count` idents."""
+    return [store.token(f"user-{number}", cls) for number in range(count)]
+
+
+def measure_reads(subject: Subject, case: Case) -> list[Point]:
+    """Time reads of the reference state."""
+    return asyncio.run(_measure(subject, case, lambda store: store.read, changes=False))
+
+
+def measure_changes(
+    subject: Subject, case: Case, pick: Callable[[Store], Operation]
+) -> list[Point]:
+    """Time one kind of change of the reference state, and check that every change arrived.
+
+    Raises:
+        LostUpdateError: A change is missing, or was made twice.
+    """
+    return asyncio.run(_measure(subject, case, pick, changes=True))
+
+
+async def _measure(
+    subject: Subject, case: Case, pick: Callable[[Store], Operation], *, changes: bool
+) -> list[Point]:
+    async with open_store(subject, NEVER) as store:
+        state = reference_cart()
+        tokens = build_tokens(store, case.tokens, type(state))
+        before = peak_memory()
+        await store.fill(tokens, reference_cart)
+        timing = await time_operation(pick(store), tokens, case.tasks, case.seconds)
+        growth = peak_memory() - before
+        expected = timing.operations_in_all if changes else 0
+        await check_changes(store, tokens, expected, start=state.version)
+        return [timing.point(memory_growth=growth)]
+
+
+async def check_changes(store: Store, tokens: Sequence[Any], changes: int, start: int) -> None:
+    """Check that the states show as many changes as were made.
+
+    Args:
+        store: The store that was changed.
+        tokens: All tokens that were changed.
+        changes: The number of changes made.
+        start: The version that each state began with.
+
+    Raises:
+        LostUpdateError: They do not.
+    """
+    found = sum([await store.version(token) for token in tokens]) - start * len(tokens)
+    if found != changes:
+        raise LostUpdateError(f"{changes:,} changes were made, {found:,} are in the states")

@@ -1,0 +1,1 @@
+"""Peers and floors, one module each; a module lists them in `SUBJECTS`."""

@@ -1,0 +1,173 @@
+"""Carries a plan out: a fresh process per measurement, one at a time."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from benchmarks.paths import ROOT
+from benchmarks.plan import Step
+from benchmarks.results import Case, Failure, Latency, Measurement, Point
+from benchmarks.scenario import Scenario
+from benchmarks.subject import Subject
+
+TIME_LIMIT = 900.0
+"""Seconds after which a measurement, with all its preparation, is given up."""
+
+GRACE = 2.0
+"""Seconds that a child has to end what it started, once it is told to."""
+
+
+class Progress(Protocol):
+    """What is told how far the run is."""
+
+    def begin(self, step: Step) -> None:
+        """A step starts."""
+
+    def advance(self, subject: Subject, number: int) -> None:
+        """A measurement of the step starts."""
+
+    def end(self, step: Step) -> None:
+        """A step is done."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run brought, complete or not."""
+
+    measurements: list[Measurement] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    interrupted: bool = False
+
+
+class ChildError(Exception):
+    """A child ended without a result; the text is the last line it wrote about it."""
+
+
+def run(plan: Sequence[Step], python: str, progress: Progress) -> Outcome:
+    """Measure everything in a plan.
+
+    `KeyboardInterrupt` ends the run and is not passed on: the running child is ended, and what
+    was measured before is returned.
+
+    Args:
+        plan: What to measure.
+        python: The interpreter for the children.
+        progress: Told about every measurement.
+    """
+    outcome = Outcome()
+    try:
+        for step in plan:
+            progress.begin(step)
+            for number, subject in step:
+                progress.advance(subject, number)
+                try:
+                    points = measure_in_child(python, step.scenario, step.case, subject)
+                except ChildError as error:
+                    failure = Failure(step.case, subject.name, number, str(error))
+                    outcome.failures.append(failure)
+                else:
+                    measured = Measurement(step.case, subject.name, number, points)
+                    outcome.measurements.append(measured)
+            progress.end(step)
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    return outcome
+
+
+def measure_in_child(
+    python: str, scenario: Scenario, case: Case, subject: Subject
+) -> tuple[Point, ...]:
+    """Measure one case on one subject in a fresh process.
+
+    Raises:
+        ChildError: The process failed, or took longer than `TIME_LIMIT`.
+    """
+    job = {
+        "scenario_module": scenario.module,
+        "subject_module": subject.module,
+        "subject": subject.name,
+        "case": asdict(case),
+    }
+    with _child([python, "-m", "benchmarks.worker", json.dumps(job)]) as child:
+        try:
+            output, errors = child.communicate(timeout=TIME_LIMIT)
+        except subprocess.TimeoutExpired:
+            raise ChildError(f"took longer than {TIME_LIMIT:g} s") from None
+        if child.returncode != 0:
+            lines = errors.strip().splitlines()
+            raise ChildError(lines[-1] if lines else f"exit code {child.returncode}")
+    return tuple(_point(fields) for fields in json.loads(output.splitlines()[-1])["points"])
+
+
+@contextlib.contextmanager
+def _child(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Start a child in a session of its own, and leave nothing of it behind.
+
+    In its own session a Ctrl-C at the terminal reaches only this process, which then ends the
+    child together with whatever the child has started.
+    """
+    child = None
+    try:
+        with _interrupts_held_back():
+            child = subprocess.Popen(  # noqa: S603 (our own worker)
+                command,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        yield child
+    except BaseException:
+        if child is not None:
+            _end(child)
+        raise
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` after the block, not in it.
+
+    While a process is being started there is a moment at which it runs and nobody has its id:
+    an exception then would leave it running.
+    """
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [
+        signal.signal(number, lambda number, _: caught.append(number)) for number in numbers
+    ]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """Let a child's session finish within `GRACE`, then kill what is left of it."""
+    try:
+        _signal(child, signal.SIGINT)
+        child.communicate(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        _signal(child, signal.SIGKILL)
+        child.wait()
+
+
+def _signal(child: subprocess.Popen[str], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
+
+
+def _point(fields: dict[str, Any]) -> Point:
+    latency = fields.pop("latency")
+    return Point(latency=latency and Latency(**latency), **fields)

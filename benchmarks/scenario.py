@@ -1,0 +1,57 @@
+"""What a scenario is: which cases it has, whom it runs on, and how it measures one case."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.results import Case, Point, Row
+from benchmarks.subject import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much to do, as asked on the command line.
+
+    Attributes:
+        seconds: Time for each measurement.
+        tasks: Numbers of tasks that work side by side; None leaves them to the scenario.
+        tokens: Number of tokens; None leaves it to the scenario.
+        full: Whether to use the large numbers.
+    """
+
+    seconds: float
+    tasks: tuple[int, ...] | None = None
+    tokens: int | None = None
+    full: bool = False
+
+
+def no_notes(rows: Sequence[Row]) -> list[str]:
+    """Have nothing to add to the table."""
+    return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One kind of work.
+
+    Attributes:
+        name: Unique.
+        summary: One line for `--list`.
+        runs_on: Whether a subject offers what the scenario needs.
+        cases: The cases for a scale; called in the parent process.
+        measure: Measure one case on one subject; called in a fresh process.
+        notes: Lines to print below the table, from the scenario's rows.
+        module: Where the scenario is defined; filled in by `discovery`.
+    """
+
+    name: str
+    summary: str
+    runs_on: Callable[[Subject], bool]
+    cases: Callable[[Scale], Sequence[Case]]
+    measure: Callable[[Subject, Case], Sequence[Point]]
+    notes: Callable[[Sequence[Row]], list[str]] = no_notes
+    module: str = ""
+
+
+def has_store(subject: Subject) -> bool:
+    """Tell whether a subject can be opened as a store."""
+    return subject.open_store is not None

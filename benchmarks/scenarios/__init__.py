@@ -1,0 +1,1 @@
+"""Scenarios, one module each; a module names its own `SCENARIO`."""

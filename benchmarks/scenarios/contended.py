@@ -1,0 +1,27 @@
+"""Many tasks on one ident: what it costs to pass the lock on.
+
+A body that never waits is over before another task runs, so in memory nobody would ever queue.
+Here each body gives the loop one turn, and all other tasks wait for the lock.
+"""
+
+from benchmarks.measure import measure_changes
+from benchmarks.results import Case, Point
+from benchmarks.scenario import Scale, Scenario, has_store
+from benchmarks.subject import Subject
+
+
+def _cases(scale: Scale) -> list[Case]:
+    return [Case("contended", max(2, *(scale.tasks or (64,))), 1, scale.seconds)]
+
+
+def _measure(subject: Subject, case: Case) -> list[Point]:
+    return measure_changes(subject, case, lambda store: store.change_slowly)
+
+
+SCENARIO = Scenario(
+    name="contended",
+    summary="modify_state of one ident by 64 tasks, each body one turn of the loop long",
+    runs_on=has_store,
+    cases=_cases,
+    measure=_measure,
+)

@@ -1,0 +1,82 @@
+"""Many tokens expire together: how long the sweep takes, and how long it holds the loop up.
+
+The tokens are filled in and run out while the loop is blocked; then the loop is let go and a
+ticker asks for every turn. The gaps between its turns are the latency that other tasks would see.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter, process_time, sleep
+
+from benchmarks.measure import build_tokens, latency_of, open_store
+from benchmarks.resources import peak_memory
+from benchmarks.results import Case, Point, Row
+from benchmarks.scenario import Scale, Scenario
+from benchmarks.states import Counter
+from benchmarks.subject import Store, Subject
+
+EXPIRATION = 0.1
+"""Seconds until an untouched token is dropped."""
+
+GIVE_UP = 120.0
+"""Seconds after which tokens that are still held are a failure."""
+
+
+class NotSweptError(Exception):
+    """The tokens were dropped too early or not at all."""
+
+
+def _cases(scale: Scale) -> list[Case]:
+    tokens = scale.tokens or (1_000_000 if scale.full else 30_000)
+    return [Case("expiry", 1, tokens, scale.seconds)]
+
+
+def _measure(subject: Subject, case: Case) -> list[Point]:
+    return asyncio.run(_sweep(subject, case.tokens))
+
+
+async def _sweep(subject: Subject, count: int) -> list[Point]:
+    async with open_store(subject, EXPIRATION) as store:
+        tokens = build_tokens(store, count, Counter)
+        before = peak_memory()
+        await store.fill(tokens, Counter)
+        if (held := store.held()) != count:
+            raise NotSweptError(f"{held:,} of {count:,} tokens were held after the filling")
+        sleep(EXPIRATION)  # noqa: ASYNC251 (no token may be dropped before the last has run out)
+        cpu_started, started = process_time(), perf_counter()
+        gaps = await _tick_until_empty(store, started)
+        seconds, cpu = perf_counter() - started, process_time() - cpu_started
+        growth = peak_memory() - before
+        return [Point(count, seconds, cpu, latency_of(gaps), growth)]
+
+
+async def _tick_until_empty(store: Store, started: float) -> list[float]:
+    gaps = []
+    while store.held():
+        asked = perf_counter()
+        await asyncio.sleep(0)
+        now = perf_counter()
+        gaps.append(now - asked)
+        if now - started > GIVE_UP:
+            raise NotSweptError(f"{store.held():,} tokens were still held after {GIVE_UP:g} s")
+    return gaps
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    longest = ", ".join(
+        f"{row.subject} {row.latency.max * 1e3:.1f} ms" for row in rows if row.latency
+    )
+    return [
+        f"expiry: {rows[0].case.tokens:,} tokens run out at once; op/s is tokens dropped, and "
+        f"p50, p99, max are turns of the loop. Longest stall: {longest}."
+    ]
+
+
+SCENARIO = Scenario(
+    name="expiry",
+    summary="the sweep of 30,000 expired tokens (1,000,000 with --full), and the loop's stalls",
+    runs_on=lambda subject: subject.open_store is not None and subject.expires,
+    cases=_cases,
+    measure=_measure,
+    notes=_notes,
+)

@@ -1,0 +1,96 @@
+"""What can be measured: a backend of ours in one variant, a peer, or a floor."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class Role(StrEnum):
+    """Why a subject is measured."""
+
+    OURS = "ours"
+    PEER = "peer"  # what a user would pick instead
+    FLOOR = "floor"  # the least that could do the work, without the promises
+
+
+class Store(ABC):
+    """An opened subject: the loops that the store scenarios time.
+
+    Each coroutine that takes tokens does one operation per token, one after the other, written
+    the way a user of the subject would write it. It holds the loop itself so that a batch costs
+    one call, and no code of the harness runs between two operations.
+    """
+
+    @abstractmethod
+    def token(self, ident: str, cls: type) -> Any:
+        """Return what the subject goes by for one state; built before anything is timed."""
+
+    @abstractmethod
+    async def fill(self, tokens: Sequence[Any], factory: Callable[[], Any]) -> None:
+        """Store a state made by `factory` for each token. Never timed."""
+
+    @abstractmethod
+    async def read(self, tokens: Sequence[Any]) -> None:
+        """Read the state of each token."""
+
+    @abstractmethod
+    async def change(self, tokens: Sequence[Any]) -> None:
+        """Add one to `version` of each token's state, under its lock."""
+
+    @abstractmethod
+    async def change_slowly(self, tokens: Sequence[Any]) -> None:
+        """Do the same with one turn of the loop inside the body, so that other tasks queue up."""
+
+    @abstractmethod
+    async def version(self, token: Any) -> int:
+        """Return `version` of a token's state: how many changes have arrived."""
+
+    def held(self) -> int:
+        """Return how many tokens are kept; only asked of a subject that `expires`."""
+        raise NotImplementedError
+
+
+class Codec(NamedTuple):
+    """A pair of functions that turn a state into bytes and back."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One thing to measure, and what it offers; a scenario runs on those that offer its need.
+
+    Attributes:
+        name: Unique. A variant of a backend is `backend/variant`.
+        role: Ours, a peer or a floor.
+        summary: One line for `--list`.
+        against: The backends (names without variant) that a peer or a floor is compared with.
+        requires: Modules that must be importable; a peer with any runs under `--peers` only.
+        always: Run a peer without `--peers` too, because it costs nothing to have.
+        open_store: Open a `Store` whose tokens expire after the given seconds.
+        expires: Whether that store drops tokens by itself.
+        codec: Make its `Codec`.
+        statement: What a program runs to import it.
+        module: Where the subject is defined; filled in by `discovery`.
+    """
+
+    name: str
+    role: Role
+    summary: str
+    against: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    always: bool = False
+    open_store: Callable[[float], AbstractAsyncContextManager[Store]] | None = None
+    expires: bool = False
+    codec: Callable[[], Codec] | None = None
+    statement: str | None = None
+    module: str = ""
+
+    @property
+    def backend(self) -> str:
+        """The name without its variant."""
+        return self.name.partition("/")[0]

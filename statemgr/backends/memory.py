@@ -1,0 +1,281 @@
+"""`StateManagerMemory`: states in this process.
+
+Each entry keeps the state twice: as the object that bodies change, and as the bytes it was
+committed as. A reader gets its own copy from the bytes, so it never sees a body's unfinished
+work, and a body that raises costs the object only: the next one is made from the bytes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, Self, Unpack
+
+from statemgr.errors import StateDecodeError
+from statemgr.expiration import StateManagerExpiration
+from statemgr.locks import KeyedLocks
+from statemgr.manager import ManagerOptions, StateManager, manager_options
+from statemgr.modification import StateModification
+from statemgr.settings import Settings, check_option
+from statemgr.statistics import StateInfo, Statistics
+from statemgr.token import AnyToken
+
+_NONE: Final = object()  # no object in hand; None itself is a state
+_LIST_SLICE = 256  # states listed before the loop gets its turn
+
+
+class _Entry:
+    """One stored state: `live` is what bodies change, `payload` what was committed."""
+
+    __slots__ = ("encode", "live", "payload", "token", "token_class")
+
+    def __init__(self, token: AnyToken, live: object, payload: bytes | None) -> None:
+        self.token = token
+        self.token_class = type(token)
+        self.encode = token.encoder()
+        self.live = live
+        self.payload = payload
+
+
+class StateManagerMemory(StateManagerExpiration, StateManager):
+    """Keep states in the memory of this process. They end with it.
+
+    Args:
+        rollback: Serialize each state when it is committed. Off, a change costs less than half,
+            and states may be of any type and size; but a body that raises keeps the changes it
+            made to the object in place, readers get the object itself and see bodies at work,
+            and nothing finds out whether a state could be saved on another backend.
+        options: What every `StateManager` takes.
+
+    Raises:
+        SettingsError: If an option cannot have its value.
+    """
+
+    def __init__(self, *, rollback: bool = True, **options: Unpack[ManagerOptions]) -> None:
+        super().__init__(**options)
+        check_option("memory_rollback", rollback)
+        self._init_expiration(self._clock.monotonic)
+        self.rollback = rollback
+        self._entries: dict[str, _Entry] = {}
+        self._set_aside: dict[str, _Entry] = {}
+        self._locks = KeyedLocks(self._clock, self._redaction.ident)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(rollback=settings.memory_rollback, **manager_options(settings))
+
+    # Changing
+
+    def _begin_nowait(self, modification: StateModification[Any], now: float) -> bool:
+        lock_key = modification.lock_key
+        holders = self._locks.holders
+        if lock_key in holders:
+            return False
+        holders[lock_key] = modification
+        modification.locked_since = now
+        token = modification.token
+        key = token.cache_key
+        entry = self._entries.get(key)
+        if (
+            entry is None
+            or entry.live is _NONE
+            or self._token_expires_at[key] <= now
+            or type(token) is not entry.token_class
+            or type(modification) is not StateModification
+        ):
+            self._load(modification)
+        else:  # nearly always: one class, and the object that the last body left
+            modification.state = entry.live
+            modification.grant = entry
+        return True
+
+    async def _begin(self, modification: StateModification[Any]) -> None:
+        await self._locks.acquire(modification.lock_key, modification, modification.timeout)
+        self._load(modification)
+
+    def _load(self, modification: StateModification[Any]) -> None:
+        modification.grant = None
+        try:
+            modification.load_states(self._load_live)
+        except BaseException:
+            self._release(modification.lock_key)
+            raise
+
+    def _load_live(self, token: AnyToken) -> object:
+        entry = self._find(token)
+        if entry is None:
+            return token.create()
+        if entry.live is _NONE:
+            try:
+                entry.live = self._copy(token, entry)
+            except StateDecodeError as error:
+                fresh = self._recover(token, error)
+                self._set_aside[token.cache_key] = entry
+                self._drop(token.cache_key)
+                return fresh
+        return entry.live
+
+    def _commit_nowait(self, modification: StateModification[Any], now: float) -> bool:
+        entry = modification.grant
+        if entry is None:
+            self._store_all(modification.tokens, modification.states(), now)
+        else:  # what _store_all does, without its calls
+            state = modification.state
+            if self.rollback:
+                payload = entry.encode(state)
+                if len(payload) > self.max_state_size:
+                    raise self._too_large(modification.token, len(payload))
+                entry.payload = payload
+            entry.live = state
+            key = modification.token.cache_key
+            expires_at = self._token_expires_at
+            expires_at[key] = now + self.token_expiration
+            expires_at.move_to_end(key)
+            if self._expiration_task is None:
+                self._start_expiration()
+        lock_key = modification.lock_key
+        if lock_key in self._locks.queues or self._passed_over:
+            self._release(lock_key)
+        else:
+            del self._locks.holders[lock_key]
+        return True
+
+    def _store_all(self, tokens: Sequence[AnyToken], states: Sequence[Any], now: float) -> None:
+        payloads = self._encode_states(tokens, states) if self.rollback else [None] * len(tokens)
+        for token, state, payload in zip(tokens, states, payloads, strict=True):
+            self._store(token, state, payload, now)
+
+    def _store(self, token: AnyToken, live: object, payload: bytes | None, now: float) -> None:
+        self._entries[token.cache_key] = _Entry(token, live, payload)
+        self._touch_token(token.cache_key, now)
+
+    async def _abort(self, modification: StateModification[Any]) -> None:
+        now = self._now()
+        for token in modification.tokens:
+            entry = self._entries.get(token.cache_key)
+            if entry is not None:
+                if entry.payload is not None:
+                    entry.live = _NONE
+                self._touch_token(token.cache_key, now)
+        self._release(modification.lock_key)
+
+    async def _write(self, modification: StateModification[Any]) -> None:
+        token, state = modification.token, modification.state
+        payload = self._encode(token, state) if self.rollback else None
+        await self._locks.acquire(token.lock_key, modification)
+        try:
+            self._check_usable()
+            # The object is the caller's: bodies get one of their own, from the bytes.
+            self._store(token, state if payload is None else _NONE, payload, self._now())
+        finally:
+            self._release(token.lock_key)
+
+    async def _delete(self, modification: StateModification[Any]) -> bool:
+        token = modification.token
+        await self._locks.acquire(token.lock_key, modification)
+        try:
+            self._check_usable()
+            found = self._find(token) is not None
+            if found:
+                self._drop(token.cache_key)
+        finally:
+            self._release(token.lock_key)
+        return found
+
+    def _release(self, lock_key: str) -> None:
+        self._locks.release(lock_key)
+        if self._passed_over:
+            self._lock_released(lock_key)
+
+    # Reading
+
+    async def _read(self, tokens: Sequence[AnyToken]) -> Sequence[Any]:
+        return [self._read_one(token) for token in tokens]
+
+    def _read_one(self, token: AnyToken) -> object:
+        entry = self._find(token)
+        if entry is None:
+            self._misses += 1
+            return token.create()
+        self._hits += 1
+        self._touch_token(token.cache_key, self._now())
+        try:
+            return self._copy(token, entry)
+        except StateDecodeError as error:
+            return self._recover(token, error)
+
+    async def _has(self, token: AnyToken) -> bool:
+        return self._find(token) is not None
+
+    async def _renew(self, token: AnyToken) -> bool:
+        found = self._find(token) is not None
+        if found:
+            self._touch_token(token.cache_key, self._now())
+        return found
+
+    async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
+        to_wall_clock = self._clock.time() - self._now()
+        for count, key in enumerate(list(self._entries), 1):
+            entry = self._entries.get(key)
+            if (
+                entry is not None
+                and entry.token.ident.startswith(prefix)
+                and self._find(entry.token) is entry
+            ):
+                yield StateInfo(
+                    ident=entry.token.ident,
+                    class_name=key.partition("/")[2],
+                    size=None if entry.payload is None else len(entry.payload),
+                    expires_at=self._token_expires_at[key] + to_wall_clock,
+                )
+            if count % _LIST_SLICE == 0:
+                await asyncio.sleep(0)
+
+    # Entries
+
+    def _find(self, token: AnyToken) -> _Entry | None:
+        """Return the entry of a state that has not expired; drop one that has.
+
+        A state whose deadline passed while the lock was held or waited for lives on.
+        """
+        key = token.cache_key
+        entry = self._entries.get(key)
+        if entry is not None and (deadline := self._token_expires_at[key]) <= self._now():
+            holder = self._locks.holders.get(token.lock_key)
+            if holder is None or deadline <= holder.locked_since:
+                self._drop(key)
+                self._purged += 1
+                return None
+        return entry
+
+    def _copy(self, token: AnyToken, entry: _Entry) -> object:
+        return entry.live if entry.payload is None else self._decode(token, entry.payload)
+
+    def _drop(self, key: str) -> None:
+        del self._entries[key]
+        del self._token_expires_at[key]
+
+    def _lock_held_of(self, key: str) -> str | None:
+        lock_key = self._entries[key].token.lock_key
+        return lock_key if lock_key in self._locks.holders else None
+
+    async def _drop_tokens(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._drop(key)
+        self._purged += len(keys)
+
+    def _statistics(self) -> Statistics:
+        return Statistics(
+            tokens_held=len(self._entries),
+            locks_held=len(self._locks.holders),
+            waiters=self._locks.waiting,
+            hits=self._hits,
+            misses=self._misses,
+            commits=self._commits,
+            aborts=self._aborts,
+            purged=self._purged,
+        )
+
+    async def _close(self) -> None:
+        self._locks.fail_waiters(self._refused)
+        await self._stop_expiration()
+        self._entries.clear()
+        self._token_expires_at.clear()

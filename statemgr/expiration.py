@@ -1,0 +1,142 @@
+"""`StateManagerExpiration`: when each token expires, and the task that purges them.
+
+The expiration is one number per manager. So a token that is touched gets the latest deadline
+of all, and moving it to the end of an ordered mapping keeps the mapping sorted: touching is
+O(1), and the purge looks at the front only. An `OrderedDict` and not a dict: taking the first
+entry of a dict again and again walks over all the holes that earlier ones left.
+
+The task sleeps until the next deadline of a token that nobody holds. Tokens whose lock is
+held or waited for are passed over, and looked at again when the lock is released.
+"""
+
+import asyncio
+import contextvars
+import logging
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+from statemgr.clock import Clock
+
+logger = logging.getLogger("statemgr")
+
+_BATCH = 64  # tokens dropped between two looks at the time
+_SLICE = 0.001  # seconds of purging before the loop gets its turn
+_SHORTEST_SLEEP = 0.01  # seconds: deadlines microseconds apart do not wake the task one by one
+_RETRY_DELAY = 1.0  # seconds until a purge is tried again after an error
+
+
+class StateManagerExpiration(ABC):
+    """Mix into a `StateManager` to have its tokens expire.
+
+    A backend calls `_init_expiration` when it is made, touches tokens as they are used, says by
+    `_lock_released` when a lock is free, and supplies `_lock_held_of` and `_drop_tokens`.
+    """
+
+    token_expiration: float
+    _clock: Clock
+
+    def _init_expiration(self, now: Callable[[], float]) -> None:
+        """Start with no tokens. `now` is the clock that deadlines are reckoned by, in seconds."""
+        self._now = now
+        self._token_expires_at: OrderedDict[str, float] = OrderedDict()
+        self._expiration_task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        # The lock keys of the tokens that the last purge passed over.
+        self._passed_over: set[str] = set()
+
+    @abstractmethod
+    def _lock_held_of(self, key: str) -> str | None:
+        """Return the lock key of a tracked token if it is held or waited for, else None."""
+
+    @abstractmethod
+    async def _drop_tokens(self, keys: Sequence[str]) -> None:
+        """Drop the states of expired tokens and stop tracking them; never touch their locks."""
+
+    def _touch_token(self, key: str, now: float) -> None:
+        """Give a token its full time again, from `now`."""
+        expires_at = self._token_expires_at
+        expires_at[key] = now + self.token_expiration
+        expires_at.move_to_end(key)
+        if self._expiration_task is None:
+            self._start_expiration()
+
+    def _lock_released(self, lock_key: str) -> None:
+        """Look again at tokens that a purge passed over because of this lock."""
+        if lock_key in self._passed_over:
+            self._passed_over.discard(lock_key)
+            if self._expiration_task is None:
+                self._start_expiration()
+            elif self._wake is not None and not self._wake.done():
+                self._wake.set_result(None)
+
+    def _start_expiration(self) -> None:
+        # A context of its own: the task must not keep alive what the first caller had set.
+        self._expiration_task = asyncio.get_running_loop().create_task(
+            self._expire_tokens(),
+            name=f"{type(self).__name__} expiration",
+            context=contextvars.Context(),
+        )
+
+    async def _stop_expiration(self) -> None:
+        task = self._expiration_task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _expire_tokens(self) -> None:
+        try:
+            while (delay := await self._purge_or_retry()) is not None:
+                await self._sleep(max(delay, _SHORTEST_SLEEP))
+        finally:
+            self._expiration_task = None
+
+    async def _purge_or_retry(self) -> float | None:
+        try:
+            return await self._purge()
+        except Exception:
+            logger.exception("purging expired tokens failed; trying again in %g s", _RETRY_DELAY)
+            return _RETRY_DELAY
+
+    async def _purge(self) -> float | None:
+        """Drop what has expired; return the seconds to the next deadline, None without one."""
+        self._passed_over.clear()
+        slice_end = perf_counter() + _SLICE
+        while True:
+            expired, delay = self._next_expired()
+            if not expired:
+                return delay
+            await self._drop_tokens(expired)
+            if perf_counter() >= slice_end:
+                await asyncio.sleep(0)
+                slice_end = perf_counter() + _SLICE
+
+    def _next_expired(self) -> tuple[list[str], float | None]:
+        """Return some expired tokens, or none and the seconds to the next deadline."""
+        now = self._now()
+        expired: list[str] = []
+        for key, deadline in self._token_expires_at.items():
+            lock_key = self._lock_held_of(key)
+            if lock_key is not None:
+                self._passed_over.add(lock_key)
+            elif deadline > now:
+                return expired, deadline - now
+            else:
+                expired.append(key)
+                if len(expired) == _BATCH:
+                    break
+        return expired, None
+
+    async def _sleep(self, seconds: float) -> None:
+        self._wake = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(seconds, self._wake_up)
+        try:
+            await self._wake
+        finally:
+            timer.cancel()
+            self._wake = None
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)

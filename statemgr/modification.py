@@ -1,0 +1,176 @@
+"""`StateModification`: what `async with manager.modify_state(token) as state` runs on.
+
+A slotted class with `__aenter__` and `__aexit__`, not a generator: nothing is suspended when
+the lock is free and the backend needs no waiting, and every way out is in one place. It is on
+the hottest path of the package, and what looks like fuss here was measured
+(docs/decisions/0003-hot-path.md).
+"""
+
+import asyncio
+import sys
+from _thread import get_ident
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from statemgr.errors import StateEncodeError
+
+if TYPE_CHECKING:
+    from asyncio import Task
+
+    from statemgr.manager import StateManager
+    from statemgr.token import AnyToken
+
+T = TypeVar("T")
+
+# asyncio.current_task is written in C from Python 3.12 on. In 3.11, whose asyncio does not
+# change any more, it is a function around this table, and costs three times as much.
+current_task: "Callable[[Any], Task[Any] | None]" = (
+    asyncio.current_task
+    if sys.version_info >= (3, 12)
+    else vars(asyncio.tasks)["_current_tasks"].get
+)
+
+
+class StateModification(Generic[T]):
+    """Hold one ident's lock while a body runs, and save its state when the body ends.
+
+    A body that raises or is cancelled saves nothing. To end one normally without saving, call
+    `discard()`. Each `async with` takes a modification of its own.
+
+    Attributes:
+        state: The state. Assign to it to replace the state, as immutable types need.
+        token: The token whose state is changed; the first of several.
+        fence: A number that grows with each grant of this ident's lock, to guard effects
+            outside the store; None where the backend has none.
+    """
+
+    # Made by StateManager.modify_state, which fills in the slots itself: an __init__ would take
+    # a twentieth of the whole change.
+    #
+    # For backends: `timeout` bounds the wait for the lock; `task` runs the body, None
+    # outside of a task; with `locked_since` that makes this the holder of a lock (see
+    # KeyedLocks); `grant` is the backend's own, from begin to commit.
+    __slots__ = (
+        "_entered_at",
+        "_manager",
+        "_saves",
+        "grant",
+        "lock_key",
+        "locked_since",
+        "state",
+        "task",
+        "timeout",
+        "token",
+    )
+
+    _entered_at: float
+    _manager: "StateManager"
+    _saves: bool
+    state: T
+    token: "AnyToken"
+    lock_key: str
+    timeout: float | None
+    task: "Task[Any] | None"
+    locked_since: float
+    grant: Any
+
+    @property
+    def tokens(self) -> "tuple[AnyToken, ...]":
+        """The tokens whose states are changed together: all of one ident."""
+        return (self.token,)
+
+    @property
+    def fence(self) -> int | None:
+        return self._manager._fence_of(self)
+
+    def discard(self) -> None:
+        """Save nothing when the block is left."""
+        self._saves = False
+
+    def load_states(self, load: "Callable[[AnyToken], Any]") -> None:
+        """Fill in the state: `load` is called with each token."""
+        self.state = load(self.token)
+
+    def states(self) -> Sequence[Any]:
+        """Return what is to be saved: one state for each token."""
+        return (self.state,)
+
+    async def __aenter__(self) -> T:
+        manager = self._manager
+        task = current_task(manager._loop)
+        if task is None or get_ident() != manager._thread_id:
+            task = manager._bind_loop()
+        self.task = task
+        self._entered_at = now = manager._monotonic()
+        if not manager._begin_nowait(self, now):
+            await manager._begin(self)
+            self._entered_at = manager._monotonic()
+            if manager._refusal is not None:  # closed while this waited
+                await manager._abort(self)
+                raise manager._refused()
+        return self.state
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        manager = self._manager
+        now = manager._monotonic()
+        if now - self._entered_at > manager.lock_warning_threshold:
+            manager._warn_of_long_body(self, now - self._entered_at)
+        if exc_type is not None or not self._saves:
+            manager._aborts += 1
+            await manager._abort(self)
+            return
+        try:
+            if manager._refusal is not None:  # closed while the body ran
+                raise manager._refused()  # noqa: TRY301  # the clause below is for it too
+            committed = manager._commit_nowait(self, now)
+            if not committed:
+                payloads = manager._encode_states(self.tokens, self.states())
+        except BaseException:
+            manager._aborts += 1
+            await manager._abort(self)
+            raise
+        if not committed:
+            await manager._commit(self, payloads)
+        manager._commits += 1
+
+
+class StatesModification(StateModification[T]):
+    """Change several classes of one ident together; `state` is the tuple of their states."""
+
+    __slots__ = ("_tokens",)
+
+    def __init__(self, first: StateModification[Any], tokens: "tuple[AnyToken, ...]") -> None:
+        self._manager = first._manager
+        self._saves = first._saves
+        self._tokens = tokens
+        self.lock_key = first.lock_key
+        self.timeout = first.timeout
+        self.token = first.token
+
+    @property
+    def tokens(self) -> "tuple[AnyToken, ...]":
+        """The tokens whose states are changed together: all of one ident."""
+        return self._tokens
+
+    def load_states(self, load: "Callable[[AnyToken], Any]") -> None:
+        """Fill in the tuple of states."""
+        self.state = tuple(map(load, self._tokens))  # type: ignore[assignment]  # T is that tuple
+
+    def states(self) -> Sequence[Any]:
+        """Return the tuple of states.
+
+        Raises:
+            StateEncodeError: If it was replaced by something else.
+        """
+        states: Any = self.state
+        if not isinstance(states, tuple) or len(states) != len(self._tokens):
+            raise StateEncodeError(
+                "state", f"is to be replaced by a tuple of {len(self._tokens)} states"
+            )
+        return states

@@ -1,0 +1,43 @@
+"""The interface between states and bytes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Serializer(ABC):
+    """Turn a state into bytes and back.
+
+    What `deserialize` returns equals what `serialize` was given, types included. A serializer
+    holds no reference to a state, and may be used from several threads.
+    """
+
+    @abstractmethod
+    def serialize(self, state: object, cls: type[T]) -> bytes:
+        """Return the bytes that stand for `state`.
+
+        Args:
+            state: An instance of exactly `cls` (for a `TypedDict`, a dict).
+            cls: The class that `deserialize` will be given.
+
+        Raises:
+            StateEncodeError: Something in `state` would not come back as it is.
+        """
+
+    @abstractmethod
+    def deserialize(self, data: bytes, cls: type[T]) -> T:
+        """Return the state that `data` stands for.
+
+        Args:
+            data: What `serialize` returned, now or in an earlier version of the program.
+            cls: The class of the state.
+
+        Raises:
+            StateDecodeError: `data` is damaged, or does not fit `cls`.
+        """
+
+    def encoder(self, cls: type[T]) -> Callable[[T], bytes]:
+        """Return what `serialize` does for states of `cls`, ready to be called many times."""
+        return lambda state: self.serialize(state, cls)

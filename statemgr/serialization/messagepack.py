@@ -1,0 +1,67 @@
+"""The default serializer."""
+
+# ruff: noqa: D102 - an override says what the abstract method says
+
+from typing import TYPE_CHECKING, Any, cast
+
+from .base import Serializer, T
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .codec import Codec
+
+
+class MsgpackSerializer(Serializer):
+    """Save states as MessagePack; loading runs no code that the data names.
+
+    Dataclasses, attrs classes, plain classes, `msgspec.Struct`, `TypedDict`, named tuples and
+    pydantic models; and anywhere in them dict, list, tuple, set, frozenset, str, bytes, int,
+    float, bool, None, datetime, date, time, timedelta, UUID, Decimal and enums. An instance in a
+    field whose annotation does not lead to its class (`Any`, a bare `list`) needs that class in
+    the state's `__state_classes__ = (Item, Coupon)`.
+
+    A part that a state refers to twice is loaded as two equal parts. A field that is new in the
+    class gets its default, a stored one that is gone is ignored. For more, a class has
+    `__state_version__ = 3` and
+
+        @classmethod
+        def __migrate__(cls, data: dict, from_version: int) -> dict: ...
+
+    which is called with the fields of an older version, instances as dicts, and returns those of
+    today. A field that is gone or retyped may come in MessagePack's own types: a set as a list, a
+    date as an ISO string, an enum member as its value.
+    """
+
+    def __init__(self) -> None:
+        # Two tables, so that a call costs one lookup and no attribute more.
+        self._encoders: dict[type, Callable[[object], bytes]] = {}
+        self._decoders: dict[type, Callable[[bytes], Any]] = {}
+
+    def serialize(self, state: object, cls: type[T]) -> bytes:
+        try:
+            encode = self._encoders[cls]
+        except KeyError:
+            encode = self._prepare(cls).encode
+        return encode(state)
+
+    def encoder(self, cls: type[T]) -> "Callable[[T], bytes]":
+        return self._encoders.get(cls) or self._prepare(cls).encode
+
+    def deserialize(self, data: bytes, cls: type[T]) -> T:
+        try:
+            decode = self._decoders[cls]
+        except KeyError:
+            decode = self._prepare(cls).decode
+        return cast("T", decode(data))
+
+    def _prepare(self, cls: type) -> "Codec":
+        # Imported at the first state: msgspec costs more than the rest of the package together.
+        from .codec import Codec
+
+        if not isinstance(cls, type):
+            raise TypeError(f"a state's class must be a class, not a {type(cls).__name__}")
+        codec = Codec(cls)
+        self._encoders[cls] = codec.encode
+        self._decoders[cls] = codec.decode
+        return codec

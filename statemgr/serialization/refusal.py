@@ -1,0 +1,30 @@
+"""How a value that cannot be saved, or does not fit, says where it is.
+
+The walkers keep no path while all goes well. A `Refusal` collects it on its way out. Entries of
+dicts and sets are named by their position, because a key is part of the state: `Cart.prices[#3]`
+is the value of the fourth entry, `Cart.prices[key #3]` its key.
+"""
+
+MAX_DEPTH = 100
+"""How many containers and instances may stand inside each other, when saving and when loading."""
+
+TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep, or refers to itself"
+
+
+class Refusal(Exception):  # noqa: N818 - it becomes an error of the public kind where it is caught
+    """Carry the reason and the path, which grows from the inside out.
+
+    Attributes:
+        reason: What is wrong, without any value.
+        path: Where, such as `.items[3].handle`; empty at the root.
+    """
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.path = path
+
+    def inside(self, step: str) -> "Refusal":
+        """Return this refusal as seen from one level further out."""
+        self.path = step + self.path
+        return self

@@ -1,0 +1,125 @@
+"""`StateToken`: who and what a state belongs to, and how its class goes to bytes."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
+from urllib.parse import quote
+
+from statemgr.errors import InvalidTokenError, StateDefaultError
+from statemgr.serialization import MsgpackSerializer, Serializer
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+_needs_no_quoting = re.compile(r"[A-Za-z0-9._~-]+").fullmatch
+
+
+def _quote_ident(ident: str) -> str:
+    if _needs_no_quoting(ident):
+        return ident
+    # surrogatepass gives every str its own bytes, lone surrogates included.
+    return quote(ident, safe="", errors="surrogatepass")
+
+
+def _class_key(cls: type) -> str:
+    module = cls.__module__.replace("%", "%25").replace(":", "%3A")
+    return f"{module}:{cls.__qualname__}"
+
+
+@dataclass(frozen=True, slots=True)
+class StateToken(Generic[T]):
+    """Name one state: the object of class `cls` that belongs to `ident`.
+
+    Subclass it to give a kind of state its own serialization or its own default: set
+    `serializer`, or override `create`, `serialize` and `deserialize`. Backends treat every
+    token alike.
+
+    Attributes:
+        ident: The session, user or room: the unit of locking. Any string but the empty one.
+        cls: The class of the state. Classes are told apart by module and qualified name.
+        lock_key: The ident, percent-encoded to printable ASCII without a slash.
+        cache_key: `lock_key`, a slash, the class's module, a colon, its qualified name. Two
+            different tokens never share one: the first slash ends the ident, the first colon
+            after it the module.
+        serializer: How states of this kind go to bytes and back.
+
+    Raises:
+        InvalidTokenError: If `ident` is not a string or is empty, or `cls` is not a class. It
+            is a `ValueError`.
+    """
+
+    ident: str
+    cls: type[T]
+    lock_key: str = field(init=False, repr=False, compare=False)
+    cache_key: str = field(init=False, repr=False, compare=False)
+    serializer: ClassVar[Serializer] = MsgpackSerializer()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ident, str):
+            raise InvalidTokenError(f"an ident is a string, not {type(self.ident).__name__}")
+        if not self.ident:
+            raise InvalidTokenError("an ident cannot be empty")
+        if not isinstance(self.cls, type):
+            raise InvalidTokenError(f"cls is a class, not {type(self.cls).__name__}")
+        lock_key = _quote_ident(self.ident)
+        object.__setattr__(self, "lock_key", lock_key)
+        object.__setattr__(self, "cache_key", f"{lock_key}/{_class_key(self.cls)}")
+
+    def __str__(self) -> str:
+        return self.cache_key
+
+    def with_cls(self, cls: type[U]) -> "StateToken[U]":
+        """Return a token of the same ident and kind for another class."""
+        return replace(self, cls=cls)  # type: ignore[return-value, arg-type]  # T becomes U
+
+    def create(self) -> T:
+        """Return a fresh default state: what a token holds that was never written.
+
+        Raises:
+            StateDefaultError: If `cls` cannot be called without arguments. Whatever else
+                calling it raises is passed on.
+        """
+        try:
+            return self.cls()
+        except TypeError as error:
+            raise StateDefaultError(
+                f"{self.cls.__qualname__}() failed: give every field a default, or override "
+                "create() in a subclass of StateToken",
+                key=self.cache_key,
+            ) from error
+
+    def serialize(self, state: T) -> bytes:
+        """Return `state` as bytes.
+
+        Raises:
+            StateEncodeError: If something in it would not come back as it is.
+        """
+        return self.serializer.serialize(state, self.cls)
+
+    def encoder(self) -> Callable[[T], bytes]:
+        """Return what `serialize` does, ready to be called many times for this class."""
+        if type(self).serialize is not StateToken.serialize:
+            return self.serialize
+        return self.serializer.encoder(self.cls)
+
+    def deserialize(self, data: bytes | None = None, fp: BinaryIO | None = None) -> T:
+        """Return the state that `serialize` made these bytes from.
+
+        Args:
+            data: The bytes, or
+            fp: a file to read them from.
+
+        Raises:
+            ValueError: If not exactly one of the two is given.
+            StateDecodeError: If the bytes are not a state of this class.
+        """
+        if (data is None) == (fp is None):
+            raise ValueError("deserialize() takes exactly one of data and fp")
+        if data is None:
+            assert fp is not None  # noqa: S101  # said above, in a way mypy cannot follow
+            data = fp.read()
+        return self.serializer.deserialize(data, self.cls)
+
+
+AnyToken = StateToken[Any]

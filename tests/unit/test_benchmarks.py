@@ -1,0 +1,218 @@
+"""`python -m benchmarks`, run as a user runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCENARIOS = {"change", "contended", "expiry", "import", "read", "serialization", "tracked"}
+SUBJECTS = {"memory", "memory/no-rollback", "token", "lock_dict", "pickle", "reflex_memory"}
+
+COMMAND = [sys.executable, "-m", "benchmarks"]
+TINY = ["--tokens", "20", "--seconds", "0.005", "--repeats", "1", "--tasks", "4"]
+
+
+def start(*options: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """Start the program with its output in pipes."""
+    return subprocess.Popen(  # noqa: S603 (our own program)
+        [*COMMAND, *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
+
+
+def run(*options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end."""
+    with start(*options, env=env) as process:
+        output, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A run of every scenario in its smallest form: the process and its JSON."""
+    file = tmp_path_factory.mktemp("benchmarks") / "report.json"
+    done = run(*TINY, "--json", str(file))
+    assert done.returncode == 0, done.stdout
+    return done, json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def two_rounds(tmp_path_factory):
+    """The JSON of two rounds of one case."""
+    file = tmp_path_factory.mktemp("benchmarks") / "report.json"
+    done = run(*TINY, "--scenarios", "contended", "--repeats", "2", "--json", str(file))
+    assert done.returncode == 0, done.stdout
+    return json.loads(file.read_text())
+
+
+def test_list_names_everything_there_is():
+    """Scenarios and subjects are found by their files being there."""
+    done = run("--list")
+    first_words = {line.split()[0] for line in done.stdout.splitlines() if line[0] == " "}
+    assert done.returncode == 0
+    assert first_words >= SCENARIOS | SUBJECTS
+
+
+def test_every_scenario_runs(smoke):
+    """Every scenario has rows, and prints one table that fits its width."""
+    done, report = smoke
+    assert {row["case"]["scenario"] for row in report["rows"]} == SCENARIOS
+    assert "min..max" in done.stdout
+    table = done.stdout[: done.stdout.index("expiry:")]
+    assert max(map(len, table.splitlines())) <= 110
+
+
+def test_no_control_codes_when_not_on_a_terminal(smoke):
+    """Progress is lines, one for each case."""
+    done, report = smoke
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "\r" not in done.stdout + done.stderr
+    cases = {tuple(measured["case"].items()) for measured in report["measurements"]}
+    assert len([line for line in done.stderr.splitlines() if line.startswith("[")]) == len(cases)
+
+
+def test_json_has_the_documented_shape(smoke):
+    """The report names its origin, and has every raw measurement."""
+    _, report = smoke
+    assert report.keys() == {
+        "format",
+        "environment",
+        "options",
+        "complete",
+        "measurements",
+        "failures",
+        "rows",
+    }
+    assert report["complete"] is True
+    assert report["failures"] == []
+    assert report["environment"]["versions"]["statemgr"]
+    assert report["environment"]["python"] == sys.version.split()[0]
+    assert report["options"]["scale"]["tasks"] == [4]
+    for measured in report["measurements"]:
+        assert measured.keys() == {"case", "subject", "round", "points"}
+        assert measured["case"].keys() == {"scenario", "tasks", "tokens", "seconds"}
+        for point in measured["points"]:
+            assert point["operations"] > 0
+            assert point["seconds"] > 0
+
+
+def test_peers_that_need_an_installation_are_left_out(smoke):
+    """Without `--peers` only what costs nothing to have is measured beside ours."""
+    _, report = smoke
+    assert {row["subject"] for row in report["rows"]} == SUBJECTS - {"reflex_memory"}
+
+
+def test_subjects_take_turns(two_rounds):
+    """Within a case the rounds of the subjects alternate."""
+    order = [(measured["round"], measured["subject"]) for measured in two_rounds["measurements"]]
+    assert order == [
+        (number, subject)
+        for number in (1, 2)
+        for subject in ("memory", "memory/no-rollback", "lock_dict")
+    ]
+
+
+def test_rows_are_medians_and_ratios_of_the_rounds(two_rounds):
+    """What the table says follows from the measurements in the same file."""
+
+    def rates(subject: str) -> list[float]:
+        return [
+            point["operations"] / point["seconds"]
+            for measured in two_rounds["measurements"]
+            if measured["subject"] == subject
+            for point in measured["points"]
+        ]
+
+    ours, floor = rates("memory"), rates("lock_dict")
+    [row] = [row for row in two_rounds["rows"] if row["subject"] == "memory"]
+    assert row["rounds"] == 2
+    assert row["rate"] == median(ours)
+    assert (row["rate_min"], row["rate_max"]) == (min(ours), max(ours))
+    assert row["versus_peer"] is None
+    assert row["versus_floor"] == {
+        "against": "lock_dict",
+        "value": median(a / b for a, b in zip(ours, floor, strict=True)),
+    }
+
+
+def test_tracked_has_a_row_for_each_part(smoke):
+    """One process may report several points."""
+    _, report = smoke
+    parts = [row["part"] for row in report["rows"] if row["case"]["scenario"] == "tracked"]
+    assert set(parts) == {"alone", "hot", "all"}
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--tasks", "0"], "'0' is not a number from 1 on"),
+        (["--seconds", "nan"], "'nan' is not a number"),
+        (["--repeats", "two"], "'two' is not a number"),
+        (["--backends", "floppy"], "unknown backend 'floppy'"),
+        (["--scenarios", "sleep"], "unknown scenario 'sleep'"),
+        (["--backends", "token", "--scenarios", "read"], "none of these backends"),
+        (["--json", "no-such-directory/report.json"], "cannot write to"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_bad_options_are_one_line(options, complaint):
+    """A bad option ends the program before anything is measured."""
+    done = run(*options)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert complaint in done.stderr
+
+
+def test_a_failed_measurement_is_told_and_the_others_go_on(tmp_path):
+    """A child that fails costs its row only, and the exit code."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if any('lock_dict' in word for word in sys.orig_argv):\n"
+        "    sys.exit('out of luck')\n"
+    )
+    done = run(*TINY, "--scenarios", "contended", env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "failed 1x: contended, 4 tasks, lock_dict: SystemExit: out of luck" in done.stdout
+    assert "memory/no-rollback" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_keeps_what_was_measured_and_ends_the_children(tmp_path):
+    """What was measured is printed and written, and no process is left."""
+    tokens = str(1_000 + os.getpid() % 9_000)  # tells our children from those of another run
+    file = tmp_path / "report.json"
+    options = ["--scenarios", "expiry,read", "--tokens", tokens, "--repeats", "1"]
+    with start(*options, "--seconds", "5", "--json", str(file)) as process:
+        assert process.stderr is not None
+        assert "expiry" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "2 of 5, interrupted" in output
+    report = json.loads(file.read_text())
+    assert report["complete"] is False
+    assert {row["case"]["scenario"] for row in report["rows"]} == {"expiry"}
+    assert not [line for line in command_lines() if f'"tokens": {tokens}' in line]
+
+
+def command_lines() -> list[str]:
+    """Return the command line of every process there is."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            lines.append(path.read_text(errors="replace"))
+        except OSError:
+            continue
+    return lines

@@ -1,0 +1,428 @@
+"""Classes change between deployments; what was saved by the old one loads in the new one."""
+
+import dataclasses
+import enum
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+
+import attrs
+import msgspec
+import pydantic
+import pytest
+
+from statemgr.errors import StateDecodeError
+from statemgr.serialization import MsgpackSerializer
+from statemgr.serialization.codec import LOOSE, TAGGED, TYPED
+
+serializer = MsgpackSerializer()
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dataclasses.dataclass
+class Item:
+    sku: str = ""
+    quantity: int = 0
+
+
+class Pair(NamedTuple):
+    left: int
+    right: int = 2
+
+
+class Extra(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    a: int
+
+
+class Options(TypedDict):
+    name: str
+    size: NotRequired[int]
+
+
+def make(*fields: Any, **namespace: Any) -> Any:
+    """Make one release of the class `State`."""
+    return dataclasses.make_dataclass("State", fields, namespace=namespace)
+
+
+def saved(cls: Any, form: int, /, **values: Any) -> bytes:
+    """Return a state of `cls` in the form that is asked for."""
+    if form == TAGGED:  # a field that msgspec cannot have takes the class off the typed path
+        names = [(f.name, f.type, f) for f in dataclasses.fields(cls)]
+        cls = make(*names, ("untyped", Any, None))
+    data = serializer.serialize(cls(**values), cls)
+    assert data[0] == form
+    return data
+
+
+both = pytest.mark.parametrize("form", [TYPED, TAGGED])
+untyped = [(), (("more", Any, None),)]
+to_both = pytest.mark.parametrize("extra", untyped, ids=["to typed", "to tagged"])
+
+FIELDS: list[tuple[Any, Any]] = [
+    ("text", str),
+    ("number", int),
+    ("tags", set[str]),
+    ("day", date),
+    ("moment", datetime),
+    ("price", Decimal),
+    ("colour", Colour),
+    ("row", tuple[int, str]),
+    ("items", dict[str, list[Item]]),
+    ("maybe", Item | None),
+    ("choice", Literal["a", 1]),
+    ("either", int | float | str | list[int]),
+    ("options", Options),
+]
+VALUES: dict[str, Any] = {
+    "text": "t",
+    "number": 1,
+    "tags": {"a", "b"},
+    "day": date(2024, 1, 2),
+    "moment": datetime(2024, 1, 2, tzinfo=UTC),
+    "price": Decimal("1.10"),
+    "colour": Colour.RED,
+    "row": (1, "a"),
+    "items": {"k": [Item("s", 3)]},
+    "maybe": Item(),
+    "choice": 1,
+    "either": 2.0,
+    "options": {"name": "n"},
+}
+
+
+@both
+@to_both
+def test_fields_come_and_go_and_the_others_stay(form: int, extra: tuple[Any, ...]) -> None:
+    """A new field gets its default, a removed one is ignored, on either path and across them."""
+    data = saved(make(*FIELDS, ("old", list[int])), form, **VALUES, old=[1])
+    new = make(
+        *FIELDS, ("fresh", list[int], dataclasses.field(default_factory=lambda: [7])), *extra
+    )
+    state = serializer.deserialize(data, new)
+    assert state == new(**VALUES)
+    assert state.fresh == [7]
+    assert {name: type(getattr(state, name)) for name in VALUES} == {
+        name: type(value) for name, value in VALUES.items()
+    }
+
+
+@both
+@to_both
+def test_a_new_field_without_a_default_is_an_error(form: int, extra: tuple[Any, ...]) -> None:
+    """There is nothing to put in it."""
+    data = saved(make(("a", int)), form, a=1)
+    with pytest.raises(StateDecodeError, match="needed"):
+        serializer.deserialize(data, make(("a", int), ("needed", int), *extra))
+
+
+@both
+@to_both
+@pytest.mark.parametrize(
+    ("old", "value", "new", "expected"),
+    [
+        (int, 1, float, 1.0),
+        (list[int], [1], set[int], {1}),
+        (set[int], {1}, list[int], [1]),
+        (str, "x", str | None, "x"),
+        (str, "2024-01-02", date, date(2024, 1, 2)),
+        (str, "red", Colour, Colour.RED),
+        (Options, {"name": "a"}, dict[str, str], {"name": "a"}),
+        (tuple[int, int], (1, 2), tuple[int, ...], (1, 2)),
+        (int, 5, float | int, 5),
+    ],
+    ids=str,
+)
+def test_a_retyped_field_is_converted_where_nothing_is_lost(
+    form: int, extra: tuple[Any, ...], old: Any, value: Any, new: Any, expected: Any
+) -> None:
+    """The same conversions happen on both paths: those of msgspec's decoder."""
+    data = saved(make(("a", old)), form, a=value)
+    state = serializer.deserialize(data, make(("a", new), *extra))
+    assert state.a == expected
+    assert type(state.a) is type(expected)
+
+
+@both
+@to_both
+@pytest.mark.parametrize(
+    ("old", "value", "new"),
+    [
+        (str, "secret", int),
+        (str, "secret", date),
+        (str, "secret", Colour),
+        (str, "secret", Literal["a"]),
+        (str, "secret", list[int]),
+        (str, "secret", dict[str, int]),
+        (str, "secret", Item),
+        (str, "secret", Options),
+        (str, "secret", int | None),
+        (float, 1.5, int),
+        (bool, True, int),
+        (str | None, None, str),
+        (list[str], ["secret"], list[int]),
+        (dict[str, str], {"secret": "secret"}, dict[str, int]),
+        (tuple[int, ...], (1, 2), tuple[int]),
+        (Options, {"name": "secret"}, TypedDict("Needing", {"other": int})),
+    ],
+    ids=str,
+)
+def test_a_value_that_no_longer_fits_is_an_error_that_does_not_show_it(
+    form: int, extra: tuple[Any, ...], old: Any, value: Any, new: Any
+) -> None:
+    """Never a reset, and never a state's value in a message."""
+    data = saved(make(("a", old)), form, a=value)
+    with pytest.raises(StateDecodeError) as caught:
+        serializer.deserialize(data, make(("a", new), *extra))
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+def test_a_value_that_was_never_as_annotated_is_not_held_to_annotations() -> None:
+    """It came back as it was from the class that saved it, and does so from the next one."""
+    old, new = make(("a", int), ("b", int)), make(("a", int), ("b", float))
+    data = serializer.serialize(old("text", 1), old)
+    assert data[0] == LOOSE
+    state = serializer.deserialize(data, new)
+    assert (state.a, state.b) == ("text", 1)
+
+
+@pytest.mark.parametrize("form", [TYPED, TAGGED])
+def test_classes_inside_classes_change_too(form: int) -> None:
+    """Defaults, removed fields and conversions work at any depth."""
+
+    def release(inner: list[Any]) -> Any:
+        cls = dataclasses.make_dataclass("Inner", inner)
+        cls.__module__ = __name__
+        return make(("inners", list[cls]), ("by", dict[str, cls]))
+
+    old = release([("gone", int, 0), ("kept", int, 0)])
+    new = release([("kept", float), ("fresh", str, "f"), ("any", Any, None)])
+    (inner,) = old.__annotations__["inners"].__args__
+    state = serializer.deserialize(
+        saved(old, form, inners=[inner(1, 2)], by={"k": inner(3, 4)}), new
+    )
+    (loaded,) = state.inners
+    assert (loaded.kept, loaded.fresh, loaded.any) == (2.0, "f", None)
+    assert type(loaded.kept) is float
+    assert state.by["k"].kept == 4.0
+
+
+def test_every_kind_of_class_takes_defaults() -> None:
+    """attrs, structs, named tuples, pydantic models, plain classes, typed dicts."""
+
+    @attrs.define
+    class AttrsState:
+        a: Any
+        b: list[int] = attrs.Factory(list)
+        c: int = attrs.field(default=attrs.Factory(lambda self: self.a + 1, takes_self=True))
+        d: int = 4
+
+    class StructState(msgspec.Struct):
+        a: Any
+        b: list[int] = []
+        c: int = msgspec.field(default_factory=lambda: 2)
+        d: int = 4
+
+    class TupleState(NamedTuple):
+        a: Any
+        b: Any = ()
+        c: int = 2
+        d: int = 4
+
+    class ModelState(pydantic.BaseModel):
+        a: Any
+        b: list[int] = []
+        c: int = pydantic.Field(default_factory=lambda: 2)
+        d: int = 4
+        _private: int = pydantic.PrivateAttr(default=5)
+
+    class PlainState:
+        a: Any
+        b: tuple[()] = ()
+        c = 2
+        d = 4
+
+    for cls in (AttrsState, StructState, TupleState, ModelState, PlainState):
+        old = make(("a", Any), ("gone", int))
+        data = serializer.serialize(old(1, 2), old)
+        state = serializer.deserialize(data, cls)
+        assert type(state) is cls
+        assert (state.a, list(state.b), state.c, state.d) == (1, [], 2, 4)
+        nothing = make(("gone", int))
+        empty = serializer.serialize(nothing(1), nothing)
+        if cls is PlainState:
+            assert not hasattr(serializer.deserialize(empty, cls), "a")
+        else:
+            with pytest.raises(StateDecodeError, match=r"\.a: is missing"):
+                serializer.deserialize(empty, cls)
+    assert serializer.deserialize(data, ModelState)._private == 5
+    assert serializer.deserialize(data, ModelState).model_fields_set == {"a"}
+
+
+def test_a_typed_dict_loses_and_gains_keys() -> None:
+    """A key that need not be there stays away."""
+    old = TypedDict("State", {"name": str, "gone": int})
+    new = TypedDict("State", {"name": Any, "fresh": NotRequired[int]})
+    needing = TypedDict("State", {"name": Any, "fresh": int})
+    data = serializer.serialize({"name": "a", "gone": 1}, old)
+    assert serializer.deserialize(data, new) == {"name": "a"}
+    with pytest.raises(StateDecodeError, match=r"\['fresh'\]: is missing"):
+        serializer.deserialize(data, needing)
+
+
+def migrating(version: int, migrate: Any, *fields: Any) -> Any:
+    """Make a release with a version and a migration."""
+    return make(*fields, __state_version__=version, __migrate__=migrate)
+
+
+OLD = [("tags", set[str]), ("items", list[Item]), ("day", date), ("gone", set[int])]
+OLD_VALUES: dict[str, Any] = {
+    "tags": {"a"},
+    "items": [Item("s", 1)],
+    "day": date(2024, 1, 2),
+    "gone": {1},
+}
+NEW = [("labels", set[str]), ("items", list[Item]), ("day", date)]
+
+
+@both
+@to_both
+def test_a_migration_gets_plain_fields_and_returns_those_of_today(
+    form: int, extra: tuple[Any, ...]
+) -> None:
+    """Instances are dicts; fields known today have their types; the result is fitted."""
+    seen = []
+
+    def migrate(cls: type, data: dict[str, Any], version: int) -> dict[str, Any]:
+        seen.append((cls, version, dict(data)))
+        data["labels"] = sorted(data.pop("tags"))
+        data["items"][0]["quantity"] += 1
+        return data
+
+    new = migrating(3, classmethod(migrate), *NEW, *extra)
+    state = serializer.deserialize(saved(make(*OLD), form, **OLD_VALUES), new)
+    assert state == new({"a"}, [Item("s", 2)], date(2024, 1, 2))
+    ((cls, version, data),) = seen
+    assert (cls, version) == (new, 0)
+    assert data["items"] == [{"sku": "s", "quantity": 2}]
+    assert data["day"] == date(2024, 1, 2)
+    assert set(data["gone"]) == {1}
+
+
+def test_a_migration_may_be_a_staticmethod_and_return_instances() -> None:
+    """It is called once, for older versions only."""
+    calls = []
+
+    def migrate(data: dict[str, Any], version: int) -> dict[str, Any]:
+        calls.append(version)
+        return {**data, "items": [Item("new")]}
+
+    first = migrating(1, staticmethod(migrate), ("items", list[Item]))
+    second = migrating(200, staticmethod(migrate), ("items", list[Item]))
+    data = serializer.serialize(first([]), first)
+    assert serializer.deserialize(data, first) == first([])
+    assert serializer.deserialize(data, second) == second([Item("new")])
+    assert serializer.deserialize(serializer.serialize(second([]), second), second) == second([])
+    assert calls == [1]
+
+
+def test_a_migration_sees_what_the_classes_of_today_no_longer_have() -> None:
+    """Instances of removed classes are dicts, members of removed enums their names."""
+
+    @dataclasses.dataclass
+    class Gone:
+        colour: Any
+
+    local = enum.Enum("Local", {"X": 1})
+    old = make(("a", Any), __state_classes__=(Gone, Pair, Extra, local))
+    value = [Gone(local.X), Pair(1), Extra(a=1, b=2), (Gone(1),), {Pair(3)}]
+    data = serializer.serialize(old(value), old)
+    seen = []
+
+    def migrate(data: dict[str, Any], _: int) -> dict[str, Any]:
+        seen.append(data["a"])
+        return {"a": None}
+
+    new = migrating(1, staticmethod(migrate), ("a", Any), ("pair", Pair | None, None))
+    assert serializer.deserialize(data, new) == new(None)
+    gone, pair, model, nested, hashed = seen[0]
+    assert gone == {"colour": "X"}
+    assert pair == {"left": 1, "right": 2}
+    assert {"a": 1, "b": 2}.items() <= model.items()
+    assert nested == ({"colour": 1},)
+    assert hashed == {Pair(3)}
+
+
+@both
+def test_a_migration_that_fails_is_an_error_with_its_cause(form: int) -> None:
+    """So is one that returns something else, or what does not fit."""
+
+    def fail(data: dict[str, Any], _: int) -> dict[str, Any]:
+        raise KeyError("no such field")
+
+    data = saved(make(("a", int)), form, a=1)
+    with pytest.raises(StateDecodeError, match="KeyError") as caught:
+        serializer.deserialize(data, migrating(1, staticmethod(fail), ("a", int)))
+    assert isinstance(caught.value.__cause__, KeyError)
+    for result in (None, [], {"a": "text"}, {}):
+        new = migrating(1, staticmethod(lambda *_, result=result: result), ("a", int))
+        with pytest.raises(StateDecodeError):
+            serializer.deserialize(data, new)
+
+
+@both
+def test_without_a_migration_the_ordinary_rules_hold(form: int) -> None:
+    """A version alone changes nothing."""
+    data = saved(make(("a", int)), form, a=1)
+    new = make(("a", int), ("b", int, 2), __state_version__=2**63)
+    assert serializer.deserialize(data, new) == new(1, 2)
+
+
+@both
+def test_a_newer_version_is_refused(form: int) -> None:
+    """A program that was rolled back does not guess."""
+    fields = [("a", int)] if form == TYPED else [("a", Any)]
+    new, old = make(*fields, __state_version__=300), make(*fields, __state_version__=299)
+    data = serializer.serialize(new(1), new)
+    assert data[0] == form
+    assert serializer.deserialize(data, new) == new(1)
+    with pytest.raises(StateDecodeError, match="version 300"):
+        serializer.deserialize(data, old)
+
+
+def test_only_the_root_class_is_migrated() -> None:
+    """A class inside another goes by the ordinary rules."""
+
+    @dataclasses.dataclass
+    class Inner:
+        a: int = 1
+        __state_version__ = 5
+
+        @classmethod
+        def __migrate__(cls, data: dict[str, Any], _: int) -> dict[str, Any]:
+            raise AssertionError
+
+    root = make(("inner", Inner))
+    state = root(Inner(2))
+    assert serializer.deserialize(serializer.serialize(state, root), root) == state
+
+
+def test_an_enum_member_that_is_gone_is_an_error() -> None:
+    """Members are saved by name where nothing is annotated, by value where they are."""
+    old, new = (
+        enum.Enum("Shade", names, module=__name__, qualname="Shade")
+        for names in ({"DARK": 1}, {"LIGHT": 1})
+    )
+    for hint in (Any, list[Any]):
+        before, after = (make(("a", hint), __state_classes__=(shade,)) for shade in (old, new))
+        with pytest.raises(StateDecodeError, match="Shade"):
+            serializer.deserialize(serializer.serialize(before([old.DARK]), before), after)
+    before, after = make(("a", old)), make(("a", new))
+    assert (
+        serializer.deserialize(serializer.serialize(before(old.DARK), before), after).a is new.LIGHT
+    )
