@@ -13,7 +13,7 @@ from _thread import get_ident
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypedDict, TypeVar, cast, overload
 
 from statemgr.clock import Clock
 from statemgr.errors import (
@@ -26,8 +26,8 @@ from statemgr.errors import (
     WrongProcessError,
 )
 from statemgr.modification import StateModification, StatesModification, current_task
+from statemgr.options import check_option
 from statemgr.redaction import Redaction
-from statemgr.settings import Settings, check_option
 from statemgr.statistics import StateInfo, Statistics
 from statemgr.token import AnyToken, StateToken
 
@@ -36,6 +36,9 @@ B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from statemgr.settings import Settings
 
 logger = logging.getLogger("statemgr")
 
@@ -121,7 +124,7 @@ class StateManager(ABC):
         _managers.add(self)
 
     @classmethod
-    def create(cls, settings: Settings | None = None) -> "StateManager":
+    def create(cls, settings: "Settings | None" = None) -> "StateManager":
         """Make the manager that the settings ask for.
 
         Args:
@@ -132,15 +135,17 @@ class StateManager(ABC):
             SettingsError: If a setting cannot be used, or no backend has the mode's name.
         """
         # The one import that runs against the layers: a factory on the abstract class has to
-        # know where the concrete ones are.
+        # know where the concrete ones are. Settings take a tenth of the time of all imports,
+        # and only this needs them.
         from statemgr.backends import load_backend
+        from statemgr.settings import Settings
 
         settings = settings or Settings.from_env()
         backend = load_backend(settings.mode) if cls is StateManager else cls
         return backend.from_settings(settings)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: "Settings") -> Self:
         """Make a manager of this class. A backend with options of its own overrides this.
 
         Raises:
@@ -508,7 +513,7 @@ class StateManager(ABC):
         )
 
 
-def manager_options(settings: Settings) -> ManagerOptions:
+def manager_options(settings: "Settings") -> ManagerOptions:
     """Return the options that every backend takes, as the settings have them."""
     return ManagerOptions(
         token_expiration=settings.token_expiration,

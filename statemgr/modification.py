@@ -41,8 +41,6 @@ class StateModification(Generic[T]):
     Attributes:
         state: The state. Assign to it to replace the state, as immutable types need.
         token: The token whose state is changed; the first of several.
-        fence: A number that grows with each grant of this ident's lock, to guard effects
-            outside the store; None where the backend has none.
     """
 
     # Made by StateManager.modify_state, which fills in the slots itself: an __init__ would take
@@ -82,6 +80,11 @@ class StateModification(Generic[T]):
 
     @property
     def fence(self) -> int | None:
+        """A number that grows with each grant of this ident's lock; None where there is none.
+
+        It guards effects outside the store: whatever remembers the highest fence it has seen
+        can refuse a holder that lost its lock without knowing.
+        """
         return self._manager._fence_of(self)
 
     def discard(self) -> None:

@@ -59,7 +59,7 @@ _SALT_SIZE = 32
 _NONCE_SIZE = 12
 _SEAL_SIZE = _KEY_ID_SIZE + _SALT_SIZE
 
-_MAX_SIZE = 2**32 - 1
+_MAX_SIZE = 2**31 - 1  # what AES-GCM of `cryptography` takes at once
 
 
 @dataclass(frozen=True, slots=True)

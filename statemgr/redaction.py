@@ -1,8 +1,11 @@
 """What logs and errors may say: idents by a keyed digest, URLs without their password."""
 
 import hashlib
-import secrets
-from urllib.parse import urlsplit, urlunsplit
+import os
+import re
+
+_is_scheme = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*").fullmatch
+_is_user = re.compile(r"[\w.%+-]*").fullmatch
 
 
 class Redaction:
@@ -16,7 +19,7 @@ class Redaction:
 
     def __init__(self, *, show_idents: bool = False, key: bytes | None = None) -> None:
         self._show_idents = show_idents
-        self._key = hashlib.blake2b(key or secrets.token_bytes(32), digest_size=32).digest()
+        self._key = hashlib.blake2b(key or os.urandom(32), digest_size=32).digest()
 
     def ident(self, lock_key: str) -> str:
         """Return a name for the ident behind `lock_key`, such as `ident #1c0ffee2`."""
@@ -32,14 +35,21 @@ class Redaction:
 
 
 def redact_url(url: str) -> str:
-    """Return `url` with its password, if it has one, replaced by `***`."""
-    try:
-        parts = urlsplit(url)
-        password = parts.password
-    except ValueError:
-        return "***"
-    if password is None:
-        return url
-    user_info, _, hosts = parts.netloc.rpartition("@")
-    user = user_info.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{hosts}"))
+    """Return `url` without the passwords in it; what cannot be told apart from one goes too.
+
+    People paste passwords into URLs as they are, so all up to the last `@` is taken for
+    credentials, whatever it holds.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator or not _is_scheme(scheme):
+        return "***" if "@" in url or "password" in url.lower() else url
+    credentials, at, location = rest.rpartition("@")
+    if "?" in credentials:  # a password with a question mark in it, or one in the query with an @
+        return f"{scheme}://***"
+    user, colon, _ = credentials.partition(":")
+    if not _is_user(user):
+        user = "***"
+    location, question, query = location.partition("?")
+    if "password" in query.lower():
+        query = "***"
+    return f"{scheme}://{user}{colon}{'***' if colon else ''}{at}{location}{question}{query}"

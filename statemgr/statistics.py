@@ -1,10 +1,9 @@
 """What a manager tells about itself: `Statistics`, and `StateInfo` for each state it holds."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class StateInfo:
+class StateInfo(NamedTuple):
     """Describe one stored state.
 
     Attributes:
@@ -20,8 +19,7 @@ class StateInfo:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(NamedTuple):
     """Count what one manager holds now, and has done since it was made.
 
     Attributes:

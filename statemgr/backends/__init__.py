@@ -1,11 +1,14 @@
 """Where backends are found: a mode's name to its class."""
 
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from statemgr.errors import SettingsError
 from statemgr.manager import StateManager
-from statemgr.settings import variable_of
+from statemgr.options import variable_of
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "statemgr.backends"
 
@@ -31,14 +34,17 @@ def load_backend(mode: str) -> type[StateManager]:
     return backend
 
 
-def _find(mode: str) -> EntryPoint:
+def _find(mode: str) -> "EntryPoint":
+    # Imported here: it costs more than all of what a program with memory states imports.
+    from importlib.metadata import entry_points
+
     offered = entry_points(group=ENTRY_POINT_GROUP)
     if mode not in offered.names:
         raise _unusable(mode, " or ".join(sorted({*BUILT_IN, *offered.names})))
     return offered[mode]
 
 
-def _load(entry_point: EntryPoint) -> object:
+def _load(entry_point: "EntryPoint") -> object:
     try:
         return entry_point.load()
     except Exception as error:

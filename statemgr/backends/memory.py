@@ -7,16 +7,19 @@ work, and a body that raises costs the object only: the next one is made from th
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from statemgr.errors import StateDecodeError
 from statemgr.expiration import StateManagerExpiration
 from statemgr.locks import KeyedLocks
 from statemgr.manager import ManagerOptions, StateManager, manager_options
 from statemgr.modification import StateModification
-from statemgr.settings import Settings, check_option
+from statemgr.options import check_option
 from statemgr.statistics import StateInfo, Statistics
 from statemgr.token import AnyToken
+
+if TYPE_CHECKING:
+    from statemgr.settings import Settings
 
 _NONE: Final = object()  # no object in hand; None itself is a state
 _LIST_SLICE = 256  # states listed before the loop gets its turn
@@ -59,7 +62,7 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
         self._locks = KeyedLocks(self._clock, self._redaction.ident)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: "Settings") -> Self:
         return cls(rollback=settings.memory_rollback, **manager_options(settings))
 
     # Changing

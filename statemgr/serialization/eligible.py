@@ -6,16 +6,16 @@ held to its word by property tests on the oldest and the newest msgspec.
 
 import dataclasses
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum, Flag
+from enum import Enum
+from keyword import iskeyword
 from types import MemberDescriptorType, NoneType
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
-from .hints import has_init_var
 from .registry import Registry
 from .shapes import DeclaredShape, Shape
 
@@ -23,12 +23,11 @@ LEAVES = frozenset(
     {NoneType, bool, int, float, str, bytes, date, datetime, time, timedelta, UUID, Decimal}
 )
 
-# An aware datetime comes back in UTC, and a fold not at all.
+# An aware datetime comes back in UTC, a fold not at all. Given a value and datetime.UTC.
 UNEQUAL_WHEN = {
-    datetime: "{0}.fold or {0}.tzinfo is not None and {0}.tzinfo is not UTC",
+    datetime: "{0}.fold or {0}.tzinfo is not None and {0}.tzinfo is not {1}",
     time: "{0}.fold or {0}.tzinfo is not None",
 }
-NAMES = {"UTC": UTC}
 
 KEYS = frozenset({str, int})
 MEMBERS = KEYS | {float, bool, bytes, NoneType}
@@ -64,7 +63,7 @@ def check_enum(cls: type[Enum]) -> None:
         NotExact: The enum is a flag, has other values, or its own idea of missing ones.
     """
     kinds = {type(member.value) for member in cls.__members__.values()}
-    require(not issubclass(cls, Flag) and kinds in ({str}, {int}))
+    require(kinds in ({str}, {int}))
     require(cls._missing_.__func__ is Enum._missing_.__func__)  # type: ignore[attr-defined]
 
 
@@ -77,7 +76,7 @@ def check_class(shape: Shape) -> None:
     cls: Any = shape.cls
     require(not any(hasattr(cls, hook) for hook in ("__post_init__", "__attrs_post_init__")))
     require(not hasattr(cls, "__attrs_pre_init__") and not hasattr(cls, "__pydantic_fields__"))
-    require(not any(name.startswith("_") for name in shape.fields))
+    require(not any(name.startswith("_") or iskeyword(name) for name in shape.fields))
     if issubclass(cls, msgspec.Struct):
         config = cls.__struct_config__
         require(cls.__struct_encode_fields__ == cls.__struct_fields__ and config.tag is None)
@@ -92,9 +91,7 @@ def check_class(shape: Shape) -> None:
         attribute = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
         require(isinstance(attribute, MemberDescriptorType) or not hasattr(attribute, "__set__"))
     if dataclasses.is_dataclass(cls):
-        require(
-            all(field.init for field in dataclasses.fields(cls)) and not has_init_var(shape.cls)
-        )
+        require(all(field.init for field in dataclasses.fields(cls)))
     else:
         for field in cls.__attrs_attrs__:
             require(field.init and field.validator is None and field.converter is None)

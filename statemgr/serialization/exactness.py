@@ -24,11 +24,11 @@ unchanged if the predicate holds. The loose one exists for every class, takes wh
 understand for true, and serves to notice that a stored value no longer fits its annotation.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from datetime import UTC
 from enum import Enum
 from functools import partial
-from itertools import count
+from keyword import iskeyword
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
@@ -36,7 +36,6 @@ from .eligible import (
     KEYS,
     LEAVES,
     MEMBERS,
-    NAMES,
     UNEQUAL_WHEN,
     NotExact,
     check_class,
@@ -47,9 +46,10 @@ from .eligible import (
 from .hints import UNION_ORIGINS, hints_of, is_typed_dict, strip
 from .registry import Registry
 from .shapes import AttributeShape, PlainShape, Shape
+from .source import Predicate, Source
 
-Predicate = Callable[[object], bool]
-_MAX_DEPTH = 12  # Python allows 20 loops inside each other
+_MAX_INLINE_DEPTH = 10
+_MAX_DEPTH = 16  # Python allows 20 loops inside each other
 _HASHED = frozenset({set, frozenset, dict})
 _CONTAINERS = _HASHED | {list, tuple}
 
@@ -64,30 +64,26 @@ class _Leg(NamedTuple):
 def exact_predicate(registry: Registry) -> Predicate | None:
     """Return a predicate for states of the root class that msgspec can save, or None."""
     try:
-        return _Source(registry, exact=True).predicate()
+        return _PredicateSource(registry, exact=True).predicate()
     except NotExact:
         return None
 
 
 def loose_predicate(registry: Registry) -> Predicate:
     """Return a predicate for states whose values fit their annotations, as far as can be told."""
-    return _Source(registry, exact=False).predicate()
+    return _PredicateSource(registry, exact=False).predicate()
 
 
-class _Source:
-    """The source of one predicate, under construction.
+class _PredicateSource(Source):
+    """The source of one predicate.
 
-    Tests are gathered in `_tests` and written as one `if` when a statement must come between.
+    A class is tested in line where it is met first, and by a function of its own after that.
     """
 
     def __init__(self, registry: Registry, *, exact: bool) -> None:
+        super().__init__()
         self._registry = registry
         self._exact = exact
-        self._lines: list[str] = []
-        self._tests: list[str] = []
-        self._depth = 0
-        self._fresh = count(1)
-        self._constants: dict[str, object] = {"type": type, "len": len}
         self._open: list[type] = []  # the classes being inlined, from the outside in
         self._inlined: set[type] = set()
         self._functions: dict[type, str] = {}
@@ -98,58 +94,20 @@ class _Source:
         Raises:
             NotExact: An exact predicate was asked for, and the class is not eligible.
         """
-        self._constants |= NAMES
-        with self._block("def matches(o, {constants}):"):
-            with self._block("try:"):
+        with self.function("matches"):
+            with self.block("try:"):
                 self._check(self._registry.root, "o")
-                self._line("return True")
-            with self._block("except Exception:"):
-                self._line("return False")
+                self.line("return True")
+            with self.block("except Exception:"):
+                self.line("return False")
         written: set[type] = set()
         while pending := self._functions.keys() - written:
             cls = pending.pop()
             written.add(cls)
-            with self._block(f"def {self._functions[cls]}(o, {{constants}}):"):
+            with self.function(self._functions[cls]):
                 self._fields(cls, "o")
-                self._line("return True")
-        # Constants are parameters with a default: a local is found faster than a global.
-        constants = ", ".join(f"{name}={name}" for name in self._constants)
-        source = "\n".join(line.replace("{constants}", constants) for line in self._lines)
-        scope = dict(self._constants)
-        exec(source, scope)  # noqa: S102 - made of field names and our own words only
-        return scope["matches"]  # type: ignore[return-value]
-
-    def _line(self, text: str) -> None:
-        self._flush()
-        self._lines.append("    " * self._depth + text)
-
-    def _flush(self) -> None:
-        if self._tests:
-            tests, self._tests = " or ".join(self._tests), []
-            self._line(f"if {tests}:")
-            self._lines.append("    " * (self._depth + 1) + "return False")
-
-    @contextmanager
-    def _block(self, head: str) -> Iterator[None]:
-        self._line(head)
-        start = len(self._lines)
-        self._depth += 1
-        yield
-        self._flush()
-        if len(self._lines) == start:
-            self._line("pass")
-        self._depth -= 1
-
-    def _name(self, prefix: str) -> str:
-        return f"{prefix}{next(self._fresh)}"
-
-    def _constant(self, value: object) -> str:
-        for name, known in self._constants.items():
-            if known is value:
-                return name
-        name = self._name("c")
-        self._constants[name] = value
-        return name
+                self.line("return True")
+        return self.compile("matches")
 
     def _check(self, hint: Any, value: str) -> None:
         """Write what tests the expression `value` against `hint`."""
@@ -157,34 +115,34 @@ class _Source:
         if legs is None:
             return
         deep = [leg for leg in legs if leg.body]
-        flat = [self._constant(leg.cls) for leg in legs if not leg.body]
+        flat = [self.constant(leg.cls) for leg in legs if not leg.body]
         if not deep:
             if len(flat) == 1:
-                self._tests.append(f"type({value}) is not {flat[0]}")
+                self.test(f"type({value}) is not {flat[0]}")
             else:
-                kind = self._name("t")
+                kind = self.name("t")
                 first, *others = [f"is not {cls}" for cls in flat]
                 others = [f"{kind} {other}" for other in others]
-                self._tests.append(" and ".join([f"({kind} := type({value})) {first}", *others]))
+                self.test(" and ".join([f"({kind} := type({value})) {first}", *others]))
             return
         if not value.isidentifier():
-            value, expression = self._name("v"), value
-            self._line(f"{value} = {expression}")
+            value, expression = self.name("v"), value
+            self.line(f"{value} = {expression}")
         if len(legs) == 1:
             ((cls, body),) = legs
-            self._tests.append(f"type({value}) is not {self._constant(cls)}")
+            self.test(f"type({value}) is not {self.constant(cls)}")
             if body:
                 body(value)
             return
         head = "if"
         for cls, body in deep:
-            with self._block(f"{head} type({value}) is {self._constant(cls)}:"):
+            with self.block(f"{head} type({value}) is {self.constant(cls)}:"):
                 if body:
                     body(value)
             head = "elif"
         rest = " and ".join(f"type({value}) is not {cls}" for cls in flat)
-        with self._block(f"elif {rest}:" if rest else "else:"):
-            self._line("return False")
+        with self.block(f"elif {rest}:" if rest else "else:"):
+            self.line("return False")
 
     def _legs(self, hint: Any) -> list[_Leg] | None:
         """Return the alternatives of `hint`; None if it allows, or may allow, anything."""
@@ -209,7 +167,8 @@ class _Source:
         if cls in LEAVES:
             if not (self._exact and cls in UNEQUAL_WHEN):
                 return [_Leg(cls)]
-            return [_Leg(cls, lambda value: self._tests.append(UNEQUAL_WHEN[cls].format(value)))]
+            utc = self.constant(UTC)
+            return [_Leg(cls, lambda value: self.test(UNEQUAL_WHEN[cls].format(value, utc)))]
         if issubclass(cls, Enum):
             if self._exact:
                 check_enum(cls)
@@ -242,11 +201,11 @@ class _Source:
         return [_Leg(cls, partial(self._among, frozenset(by_type[cls]))) for cls in by_type]
 
     def _among(self, allowed: frozenset[Any], value: str) -> None:
-        self._tests.append(f"{value} not in {self._constant(allowed)}")
+        self.test(f"{value} not in {self.constant(allowed)}")
 
     def _container(self, origin: type, hints: Sequence[Any], value: str) -> None:
         if origin is tuple and hints[-1] is not Ellipsis:
-            self._tests.append(f"len({value}) != {len(hints)}")
+            self.test(f"len({value}) != {len(hints)}")
             for index, hint in enumerate(hints):
                 self._check(hint, f"{value}[{index}]")
             return
@@ -255,25 +214,24 @@ class _Source:
             legs = self._legs(hints[0]) or []
             require(all(leg.cls in allowed or issubclass(leg.cls, Enum) for leg in legs))
             require(origin is not dict or len(legs) == 1)
-        if self._depth > _MAX_DEPTH:
+        if self.depth > _MAX_DEPTH:
             require(not self._exact)
             return
         if origin is dict:
-            key, item = self._name("k"), self._name("v")
-            with self._block(f"for {key}, {item} in {value}.items():"):
+            key, item = self.name("k"), self.name("v")
+            with self.block(f"for {key}, {item} in {value}.items():"):
                 self._check(hints[0], key)
                 self._check(hints[1], item)
         else:
-            item = self._name("v")
-            with self._block(f"for {item} in {value}:"):
+            item = self.name("v")
+            with self.block(f"for {item} in {value}:"):
                 self._check(hints[0], item)
 
     def _nested(self, cls: type, value: str) -> None:
-        """Test the fields of `cls`: in line the first time, by a function of its own after that."""
         require(not (self._exact and cls in self._open))
-        if cls in self._inlined or self._depth > _MAX_DEPTH:
-            function = self._functions.setdefault(cls, self._name("check"))
-            self._tests.append(f"not {function}({value})")
+        if cls in self._inlined or self.depth > _MAX_INLINE_DEPTH:
+            function = self._functions.setdefault(cls, self.name("check"))
+            self.test(f"not {function}({value})")
         else:
             self._fields(cls, value)
 
@@ -293,30 +251,33 @@ class _Source:
         if self._exact:
             check_class(shape)
         in_dict = [name for name in shape.fields if shape.access(name).startswith(".__dict__")]
-        attributes = self._name("d")
+        attributes = self.name("d")
         if in_dict or (isinstance(shape, AttributeShape) and shape.has_dict):
-            self._tests.append(f"len({attributes} := {value}.__dict__) != {len(in_dict)}")
+            self.test(f"len({attributes} := {value}.__dict__) != {len(in_dict)}")
         for name, field in shape.fields.items():
-            place = f"{attributes}[{name!r}]" if name in in_dict else value + shape.access(name)
-            self._check(field.hint, place)
+            if name in in_dict:
+                self._check(field.hint, f"{attributes}[{name!r}]")
+            elif not iskeyword(name):
+                self._check(field.hint, value + shape.access(name))
 
-    def _plain(self, shape: Shape, value: str) -> None:
+    def _plain(self, shape: PlainShape, value: str) -> None:
         require(not self._exact)
         for name, field in shape.fields.items():
-            with self._block(f"if hasattr({value}, {name!r}):"):
-                self._check(field.hint, f"{value}.{name}")
+            if shape.has_dict and name not in shape.slots:
+                with self.block(f"if {name!r} in {value}.__dict__:"):
+                    self._check(field.hint, f"{value}.__dict__[{name!r}]")
 
     def _typed_dict(self, cls: Any, value: str) -> None:
-        key, size = self._name("k"), self._name("n")
-        with self._block(f"for {key} in {value}:"):
-            self._tests.append(f"type({key}) is not {self._constant(str)}")
-        self._line(f"{size} = {len(cls.__required_keys__)}")
+        key, size = self.name("k"), self.name("n")
+        with self.block(f"for {key} in {value}:"):
+            self.test(f"type({key}) is not {self.constant(str)}")
+        self.line(f"{size} = {len(cls.__required_keys__)}")
         for name, hint in hints_of(cls).items():
             place = f"{value}[{name!r}]"
             if name in cls.__required_keys__:
                 self._check(hint, place)
             else:
-                with self._block(f"if {name!r} in {value}:"):
-                    self._line(f"{size} += 1")
+                with self.block(f"if {name!r} in {value}:"):
+                    self.line(f"{size} += 1")
                     self._check(hint, place)
-        self._tests.append(f"len({value}) != {size}")
+        self.test(f"len({value}) != {size}")

@@ -1,12 +1,11 @@
 """What the annotations of a class say."""
 
 import contextlib
-import dataclasses
 import inspect
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from enum import Enum
 from typing import Annotated, Any, Literal, Union
 
@@ -54,20 +53,14 @@ def strip(hint: Any) -> tuple[Any, bool]:
         elif type(hint).__name__ == "TypeAliasType":
             hint = hint.__value__
         else:
+            if not isinstance(hint, Hashable):  # an annotation that is no type at all
+                hint = Any
             return (types.NoneType if hint is None else hint), constrained
 
 
 def is_typed_dict(hint: Any) -> bool:
     """Tell whether `hint` is a `TypedDict` class, from `typing` or `typing_extensions`."""
     return isinstance(hint, type) and issubclass(hint, dict) and hasattr(hint, "__required_keys__")
-
-
-def has_init_var(cls: type) -> bool:
-    """Tell whether the dataclass `cls` has pseudo-fields that exist only for `__init__`."""
-    declared = {field.name for field in dataclasses.fields(cls)}
-    pseudo = cls.__dataclass_fields__.keys() - declared  # type: ignore[attr-defined]
-    hints = hints_of(cls)
-    return any(typing.get_origin(hints[name]) is not typing.ClassVar for name in pseudo)
 
 
 def classes_in(hint: Any) -> Iterator[type]:

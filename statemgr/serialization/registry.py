@@ -107,7 +107,7 @@ class Registry:
         found = self.find_enum(name) if issubclass(cls, Enum) else self.find(name)
         if found is cls:
             return name
-        raise Refusal(self._why_not(cls, name))
+        raise Refusal(self.why_not(cls))
 
     def find(self, name: str) -> type | None:
         """Return the class that the program declared under `name`."""
@@ -128,8 +128,9 @@ class Registry:
                 scope = _dict_of(found) if issubclass(type(found), type) else {}
         return found if issubclass(type(found), EnumType) else None
 
-    def _why_not(self, cls: type, name: str) -> str:
-        if name in self._named:
+    def why_not(self, cls: type) -> str:
+        """Return why no instance of `cls` could be loaded, and what to do about it."""
+        if _name(cls) in self._named:
             return f"another class is also called {cls.__qualname__}; rename one of the two"
         if not issubclass(cls, Enum) and shape_of(cls) is None:
             return f"{cls.__qualname__} cannot be saved"

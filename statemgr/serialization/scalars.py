@@ -52,7 +52,7 @@ def _read_zone(data: bytes) -> Any:
             return timezone(offset)
         if label[:1] == b"N":
             return timezone(offset, label[1:].decode("utf-8", "surrogatepass"))
-    if kind == b"Z" and b"." not in rest:  # ZoneInfo itself keeps the key inside its directories
+    if kind == b"Z":  # NOTE: ZoneInfo refuses a key that leads out of its directories
         return ZoneInfo(rest.decode("ascii"))
     raise ValueError
 

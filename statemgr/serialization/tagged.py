@@ -135,8 +135,7 @@ class _Writer:
         cls = type(instance)
         shape = self._registry.shape(cls)
         if shape is None:
-            self._registry.name(cls)  # says why
-            raise Refusal(f"{cls.__qualname__} cannot be saved")
+            raise Refusal(self._registry.why_not(cls))
         values: Mapping[str, object] = shape.read(instance)
         out: list[object] = [EXT[Mark.INSTANCE], self._class(cls, *values)]
         try:

@@ -49,9 +49,10 @@ def smoke(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_rounds(tmp_path_factory):
-    """The JSON of two rounds of one case."""
+    """The JSON of two rounds of one case on one of ours and its floor."""
     file = tmp_path_factory.mktemp("benchmarks") / "report.json"
-    done = run(*TINY, "--scenarios", "contended", "--repeats", "2", "--json", str(file))
+    what = ["--scenarios", "contended", "--backends", "memory/no-rollback"]
+    done = run(*TINY, *what, "--repeats", "2", "--json", str(file))
     assert done.returncode == 0, done.stdout
     return json.loads(file.read_text())
 
@@ -117,9 +118,7 @@ def test_subjects_take_turns(two_rounds):
     """Within a case the rounds of the subjects alternate."""
     order = [(measured["round"], measured["subject"]) for measured in two_rounds["measurements"]]
     assert order == [
-        (number, subject)
-        for number in (1, 2)
-        for subject in ("memory", "memory/no-rollback", "lock_dict")
+        (number, subject) for number in (1, 2) for subject in ("memory/no-rollback", "lock_dict")
     ]
 
 
@@ -134,8 +133,8 @@ def test_rows_are_medians_and_ratios_of_the_rounds(two_rounds):
             for point in measured["points"]
         ]
 
-    ours, floor = rates("memory"), rates("lock_dict")
-    [row] = [row for row in two_rounds["rows"] if row["subject"] == "memory"]
+    ours, floor = rates("memory/no-rollback"), rates("lock_dict")
+    [row] = [row for row in two_rounds["rows"] if row["subject"] == "memory/no-rollback"]
     assert row["rounds"] == 2
     assert row["rate"] == median(ours)
     assert (row["rate_min"], row["rate_max"]) == (min(ours), max(ours))
@@ -158,7 +157,6 @@ def test_tracked_has_a_row_for_each_part(smoke):
     [
         (["--tasks", "0"], "'0' is not a number from 1 on"),
         (["--seconds", "nan"], "'nan' is not a number"),
-        (["--repeats", "two"], "'two' is not a number"),
         (["--backends", "floppy"], "unknown backend 'floppy'"),
         (["--scenarios", "sleep"], "unknown scenario 'sleep'"),
         (["--backends", "token", "--scenarios", "read"], "none of these backends"),

@@ -33,6 +33,7 @@ def sealed(record: bytes) -> bytes:
 
 
 def altered(record: bytes, offset: int, new: bytes) -> bytes:
+    """Return `record` with other bytes in one place, and a checksum that fits."""
     return sealed(record[:offset] + new + record[offset + len(new) :])
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import enum
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, Required, TypedDict  # noqa: F401 - Required is named in a string
 
 import attrs
 import msgspec
@@ -266,13 +266,23 @@ def test_every_kind_of_class_takes_defaults() -> None:
 
 def test_a_typed_dict_loses_and_gains_keys() -> None:
     """A key that need not be there stays away."""
-    old = TypedDict("State", {"name": str, "gone": int})
-    new = TypedDict("State", {"name": Any, "fresh": NotRequired[int]})
-    needing = TypedDict("State", {"name": Any, "fresh": int})
-    data = serializer.serialize({"name": "a", "gone": 1}, old)
-    assert serializer.deserialize(data, new) == {"name": "a"}
+
+    class Old(TypedDict):
+        name: str
+        gone: int
+
+    class New(TypedDict):
+        name: Any
+        fresh: NotRequired[int]
+
+    class Needing(TypedDict):
+        name: Any
+        fresh: int
+
+    data = serializer.serialize({"name": "a", "gone": 1}, Old)
+    assert serializer.deserialize(data, New) == {"name": "a"}
     with pytest.raises(StateDecodeError, match=r"\['fresh'\]: is missing"):
-        serializer.deserialize(data, needing)
+        serializer.deserialize(data, Needing)
 
 
 def migrating(version: int, migrate: Any, *fields: Any) -> Any:
@@ -426,3 +436,54 @@ def test_an_enum_member_that_is_gone_is_an_error() -> None:
     assert (
         serializer.deserialize(serializer.serialize(before(old.DARK), before), after).a is new.LIGHT
     )
+
+
+def test_a_field_that_becomes_annotated_gets_what_its_annotation_asks_for() -> None:
+    """Instances of the class or of a subclass stay; dicts of fields become instances."""
+
+    @dataclasses.dataclass
+    class Special(Item):
+        pass
+
+    before = make(("a", Any), __state_classes__=(Item, Special, Pair))
+    for value, hint, expected in (
+        (Item("s", 2), Item, Item("s", 2)),
+        (Special("s", 2), Item | None, Special("s", 2)),
+        ({"sku": "s", "quantity": 2}, Item, Item("s", 2)),
+        ([{"left": 1}], tuple[Pair, ...], (Pair(1),)),
+        (({"a": 1},), list[dict[str, float]], [{"a": 1.0}]),
+        ([1, "x"], list[float | Any], [1, "x"]),
+        ([1, "2024-01-02"], list[float | date], [1.0, date(2024, 1, 2)]),
+        ("x", "Unknown", "x"),
+    ):
+        after = make(("a", hint), __state_classes__=(Item, Special, Pair))
+        data = serializer.serialize(before(value), before)
+        assert data[0] == TAGGED
+        state = serializer.deserialize(data, after)
+        assert state.a == expected
+        assert type(state.a) is type(expected)
+
+
+def test_typed_bytes_that_are_too_deep_or_extended_are_refused_by_an_untyped_class() -> None:
+    """What no typed encoder has written is not taken for what it wrote."""
+    cls = make(("a", Any))
+    for payload in (b"\x91" * 150 + b"\xc0", b"\xc7\x00\x05", b"\x81\xa1b" * 150 + b"\xc0"):
+        with pytest.raises(StateDecodeError):
+            serializer.deserialize(bytes([TYPED, 0]) + b"\x81\xa1a" + payload, cls)
+
+
+def test_a_migration_of_something_without_fields_is_an_error() -> None:
+    """There is nothing to hand it."""
+    cls = migrating(1, staticmethod(lambda data, _: data), ("a", int))
+    for data in (b"\x01\x00\x90", b"\x02\x00\x92\x90\x90"):
+        with pytest.raises(StateDecodeError, match="no fields"):
+            serializer.deserialize(data, cls)
+
+
+def test_string_annotations_of_a_typed_dict_say_what_is_required() -> None:
+    """The interpreter does not see NotRequired in them."""
+    hints = {"name": "Any", "there": "Required[int]", "fresh": "NotRequired[int]"}
+    new = TypedDict("new", hints)  # type: ignore[misc]
+    old = TypedDict("old", {"name": str, "there": int})  # noqa: UP013
+    data = serializer.serialize({"name": "a", "there": 1}, old)
+    assert serializer.deserialize(data, new) == {"name": "a", "there": 1}

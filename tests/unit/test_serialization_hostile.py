@@ -1,4 +1,4 @@
-"""Damaged and hostile bytes end in StateDecodeError: soon, in little memory, and loading nothing."""
+"""Damaged and hostile bytes end in StateDecodeError: soon, in little memory, loading nothing."""
 
 import dataclasses
 import enum
@@ -53,7 +53,8 @@ class Holder:
     items: list[Item] = dataclasses.field(default_factory=list)
 
 
-CART = Cart("u", [Item("a", 1)], {"t"}, 1.5, {"k": (1, "b")}, datetime(2024, 1, 2), Decimal(1))
+WHEN = datetime(2024, 1, 2)  # noqa: DTZ001 - the typed path takes naive ones
+CART = Cart("u", [Item("a", 1)], {"t"}, 1.5, {"k": (1, "b")}, WHEN, Decimal(1))
 HOLDER = Holder(
     [
         {"a": (1, {2}), 3: frozenset({"x"})}, Item("b", 2**70), Rights.READ, Rights(0), "\ud800",
@@ -69,9 +70,10 @@ def load(data: bytes, cls: type = Holder) -> Any:
     """Load, and let nothing but StateDecodeError out; its text shows nothing of the state."""
     try:
         return serializer.deserialize(data, cls)
-    except StateDecodeError as error:
-        assert error.__context__ is None
-        return error
+    except StateDecodeError as caught:
+        error = caught
+    assert error.__context__ is None
+    return error
 
 
 def tagged(root: Any, *classes: list[Any]) -> bytes:
@@ -219,24 +221,20 @@ def test_an_enum_is_found_without_running_or_importing_anything() -> None:
     assert found == [Rights.READ]
 
 
-def deep(head: bytes, levels: int, end: bytes = b"\xc0") -> bytes:
-    return head * levels + end
-
-
-KEYS = [n * sys.hash_info.modulus for n in range(2, 60_000)]
+KEYS = [n * sys.hash_info.modulus for n in range(2, 20_000)]
 BOMBS = {
     "huge array": b"\xdd\xff\xff\xff\xff",
-    "nested huge arrays": b"\xdd\x00\x0f\xff\xff" * 900,
+    "nested arrays that could be": b"\xdc\x07\xd0" * 900,
     "huge map": b"\xdf\xff\xff\xff\xff",
     "huge str": b"\xdb\xff\xff\xff\xff",
     "huge bin": b"\xc6\xff\xff\xff\xff",
     "huge ext": b"\xc9\xff\xff\xff\xff\x10",
-    "deep arrays": deep(b"\x91", 400),
-    "deeper arrays": deep(b"\x91", 100_000),
-    "deep maps": deep(b"\x81\xa1a", 100_000),
-    "deep tuples": deep(b"\x92\xc7\x00\x01", 101),
+    "deep arrays": b"\x91" * 400 + b"\xc0",
+    "deeper arrays": b"\x91" * 100_000 + b"\xc0",
+    "deep maps": b"\x81\xa1a" * 100_000 + b"\xc0",
+    "deep tuples": b"\x92\xc7\x00\x01" * 101 + b"\xc0",
     "keys of one hash": msgpack.packb([SET, *[small(16, n.to_bytes(10, "big")) for n in KEYS]]),
-    "deep keys": deep(b"\x92\xc7\x00\x03", 300),
+    "deep keys": b"\x92\xc7\x00\x03" * 300 + b"\xc0",
 }
 
 
@@ -259,9 +257,8 @@ def test_bombs_take_little_time_and_memory(bomb: bytes, head: bytes) -> None:
 
 def test_giant_numbers_cost_what_their_bytes_cost() -> None:
     """An int of a million bytes is its bytes, a decimal with a giant exponent a few."""
-    giants = {"int": 1 << 8_000_000, "decimal": Decimal("1E+999999999999999999")}
-    for key in (Decimal("1E+999999999"), 1 << 800_000):
-        giants[key] = key
+    numbers = [1 << 8_000_000, Decimal("1E+999999999999999999"), Decimal("1E-999999999")]
+    giants = {number: number for number in numbers}
     begin = time.process_time()
     assert load(serializer.serialize(giants, dict), dict) == giants
     assert time.process_time() - begin < 5

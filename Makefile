@@ -1,0 +1,62 @@
+# Each target sets itself up in .venv. Python 3.11 or newer and make are all it takes.
+
+PYTHON ?= python3
+VENV := .venv
+OLDEST := .venv-oldest
+BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help bench bench-peers test lint types tests tests-oldest format clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+bench: $(VENV)/.bench ## Measure every backend and print a table (under a minute)
+	$(BIN)/python -m benchmarks
+
+bench-peers: $(VENV)/.bench ## The same beside what people use instead, in one run
+	$(BIN)/python -m benchmarks --peers
+
+test: lint types tests tests-oldest ## All that CI runs
+
+lint: $(VENV)/.dev ## Style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.dev ## mypy strict, and pyright on the public interface
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+tests: $(VENV)/.dev ## Tests with the newest dependencies, and their branch coverage
+	$(BIN)/pytest --cov --cov-report=term
+
+tests-oldest: $(OLDEST)/.dev ## Tests with the oldest dependencies that pyproject.toml allows
+	$(OLDEST)/bin/pytest --quiet --ignore=tests/typing --ignore=tests/unit/test_benchmarks.py
+
+format: $(VENV)/.dev ## Mend style and formatting
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean: ## Remove the virtual environments
+	rm -rf $(VENV) $(VENV)-*
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "$(PYTHON) is older than 3.11: name a newer one, as in  make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The bytecode is written even where the environment forbids it: imports are measured.
+$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP) -e '.[report]'
+	$(BIN)/python -m compileall -q statemgr
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP) -e '.[dev]'
+	@touch $@
+
+$(OLDEST)/.dev: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) -e '.[crypto,testing,report]' attrs pydantic --constraint tests/oldest.txt
+	@touch $@
