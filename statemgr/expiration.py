@@ -15,6 +15,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from itertools import islice
 from time import perf_counter
 
 from statemgr.clock import Clock
@@ -43,8 +44,10 @@ class StateManagerExpiration(ABC):
         self._token_expires_at: OrderedDict[str, float] = OrderedDict()
         self._expiration_task: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
-        # The lock keys of the tokens that the last purge passed over.
-        self._passed_over: set[str] = set()
+        # By lock key, the tokens that a purge passed over, with their deadlines. They stand at
+        # the end of the mapping, so that the next purge need not walk over them; when the lock
+        # is released they go back to the front, where they were.
+        self._passed_over: dict[str, dict[str, float]] = {}
 
     @abstractmethod
     def _lock_held_of(self, key: str) -> str | None:
@@ -52,7 +55,10 @@ class StateManagerExpiration(ABC):
 
     @abstractmethod
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
-        """Drop the states of expired tokens and stop tracking them; never touch their locks."""
+        """Drop the states of expired tokens and stop tracking them; never touch their locks.
+
+        None of them is locked when this is called.
+        """
 
     def _touch_token(self, key: str, now: float) -> None:
         """Give a token its full time again, from `now`."""
@@ -63,13 +69,17 @@ class StateManagerExpiration(ABC):
             self._start_expiration()
 
     def _lock_released(self, lock_key: str) -> None:
-        """Look again at tokens that a purge passed over because of this lock."""
-        if lock_key in self._passed_over:
-            self._passed_over.discard(lock_key)
-            if self._expiration_task is None:
-                self._start_expiration()
-            elif self._wake is not None and not self._wake.done():
-                self._wake.set_result(None)
+        """Look again at the tokens that were passed over because of a lock that is free now."""
+        deadlines = self._passed_over.pop(lock_key, None)
+        if deadlines is None:
+            return
+        for key, deadline in reversed(deadlines.items()):
+            if self._token_expires_at.get(key) == deadline:  # nobody has touched it since
+                self._token_expires_at.move_to_end(key, last=False)
+        if self._expiration_task is None:
+            self._start_expiration()
+        else:
+            self._wake_up()
 
     def _start_expiration(self) -> None:
         # A context of its own: the task must not keep alive what the first caller had set.
@@ -78,6 +88,12 @@ class StateManagerExpiration(ABC):
             name=f"{type(self).__name__} expiration",
             context=contextvars.Context(),
         )
+        self._expiration_task.add_done_callback(self._expiration_ended)
+
+    def _expiration_ended(self, task: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first turn never gets to its finally.
+        if self._expiration_task is task:
+            self._expiration_task = None
 
     async def _stop_expiration(self) -> None:
         task = self._expiration_task
@@ -101,32 +117,50 @@ class StateManagerExpiration(ABC):
 
     async def _purge(self) -> float | None:
         """Drop what has expired; return the seconds to the next deadline, None without one."""
-        self._passed_over.clear()
+        tokens = self._token_expires_at
         slice_end = perf_counter() + _SLICE
-        while True:
-            expired, delay = self._next_expired()
-            if not expired:
+        unseen = len(tokens)
+        while unseen:
+            batch = list(islice(tokens.items(), min(_BATCH, unseen)))
+            unseen -= len(batch)
+            expired, delay = self._sort_out(batch)
+            if expired:
+                await self._drop_tokens(expired)
+            if delay is not None:
                 return delay
-            await self._drop_tokens(expired)
             if perf_counter() >= slice_end:
                 await asyncio.sleep(0)
                 slice_end = perf_counter() + _SLICE
+            if not unseen and len(tokens) > self._count_passed_over():
+                unseen = len(tokens)  # some came, or were released, while the loop had its turn
+        return None
 
-    def _next_expired(self) -> tuple[list[str], float | None]:
-        """Return some expired tokens, or none and the seconds to the next deadline."""
+    def _sort_out(self, batch: list[tuple[str, float]]) -> tuple[list[str], float | None]:
+        """Return the expired ones of a batch, and the seconds to the first other deadline.
+
+        The first tokens of the mapping are given, in order; those that are locked go to its end.
+        """
         now = self._now()
         expired: list[str] = []
-        for key, deadline in self._token_expires_at.items():
+        for key, deadline in batch:
             lock_key = self._lock_held_of(key)
             if lock_key is not None:
-                self._passed_over.add(lock_key)
-            elif deadline > now:
-                return expired, deadline - now
-            else:
+                self._passed_over.setdefault(lock_key, {})[key] = deadline
+                self._token_expires_at.move_to_end(key)
+            elif deadline <= now:
                 expired.append(key)
-                if len(expired) == _BATCH:
-                    break
+            else:
+                return expired, deadline - now
         return expired, None
+
+    def _count_passed_over(self) -> int:
+        """Return how many tokens are where they are because they were passed over."""
+        tokens = self._token_expires_at
+        return sum(
+            tokens.get(key) == deadline
+            for deadlines in self._passed_over.values()
+            for key, deadline in deadlines.items()
+        )
 
     async def _sleep(self, seconds: float) -> None:
         self._wake = asyncio.get_running_loop().create_future()

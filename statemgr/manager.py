@@ -70,8 +70,9 @@ class StateManager(ABC):
       for every reader, unless its lock is held or waited for: then it is not purged.
     - Cancelling any call leaves no lock held and no record half written.
 
-    Every method raises `StateManagerClosedError` after `close()`, `WrongLoopError` on another
-    event loop than the one of the first call, and `WrongProcessError` after a fork. A method
+    Every method raises `StateManagerClosedError` after `close()`, `WrongProcessError` after a
+    fork, and, but for `statistics`, `WrongLoopError` on another event loop than the one of the
+    first call. A method
     that takes a token raises `InvalidTokenError`, a `ValueError`, for anything else.
 
     Args:
@@ -119,6 +120,7 @@ class StateManager(ABC):
         # (get_running_loop() asks the kernel for the process id each time on Python 3.11.)
         self._loop: Any = _NO_LOOP
         self._thread_id = 0
+        self._done: asyncio.Future[None]  # what leaving a body returns if nothing is waited for
         self._refusal: type[StateManagerError] | None = None
         self._hits = self._misses = self._commits = self._aborts = self._purged = 0
         _managers.add(self)
@@ -202,14 +204,13 @@ class StateManager(ABC):
 
         States that come or go meanwhile may or may not be among them.
         """
-        if self._refusal is not None:
-            self._bind_loop()
+        self._check_usable()
         return self._list(prefix)
 
     def statistics(self) -> Statistics:
-        """Return what this manager holds and has done, as it is now."""
+        """Return what this manager holds and has done, as it is now. Any thread may ask."""
         if self._refusal is not None:
-            self._bind_loop()
+            raise self._refused()
         return self._statistics()
 
     # Changing
@@ -378,7 +379,7 @@ class StateManager(ABC):
 
     @abstractmethod
     async def _abort(self, modification: StateModification[Any]) -> None:
-        """Save nothing, and let the lock go."""
+        """Save nothing, renew the expiration of states that are there, and let the lock go."""
 
     @abstractmethod
     async def _write(self, modification: StateModification[Any]) -> None:
@@ -486,10 +487,15 @@ class StateManager(ABC):
         """
         if self._refusal is not None:
             raise self._refused()
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError as error:
+            raise WrongLoopError("a manager is used from inside of a running event loop") from error
         if self._loop is _NO_LOOP:
             self._loop = loop
             self._thread_id = get_ident()
+            self._done = loop.create_future()
+            self._done.set_result(None)
         elif self._loop is not loop:
             raise WrongLoopError(_REFUSALS[WrongLoopError])
         return current_task(loop)

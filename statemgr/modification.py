@@ -9,7 +9,7 @@ the hottest path of the package, and what looks like fuss here was measured
 import asyncio
 import sys
 from _thread import get_ident
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -114,33 +114,44 @@ class StateModification(Generic[T]):
                 raise manager._refused()
         return self.state
 
-    async def __aexit__(
+    def __aexit__(
         self,
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> Awaitable[None]:
+        # Not a coroutine: where nothing is waited for, none is made.
         manager = self._manager
         now = manager._monotonic()
         if now - self._entered_at > manager.lock_warning_threshold:
             manager._warn_of_long_body(self, now - self._entered_at)
         if exc_type is not None or not self._saves:
-            manager._aborts += 1
-            await manager._abort(self)
-            return
+            return self._abort()
         try:
             if manager._refusal is not None:  # closed while the body ran
                 raise manager._refused()  # noqa: TRY301  # the clause below is for it too
-            committed = manager._commit_nowait(self, now)
-            if not committed:
-                payloads = manager._encode_states(self.tokens, self.states())
+            if manager._commit_nowait(self, now):
+                manager._commits += 1
+                return manager._done
+            payloads = manager._encode_states(self.tokens, self.states())
+        except BaseException as error:
+            return self._abort(error)
+        return self._commit(payloads)
+
+    async def _commit(self, payloads: Sequence[bytes]) -> None:
+        manager = self._manager
+        try:
+            await manager._commit(self, payloads)
         except BaseException:
             manager._aborts += 1
-            await manager._abort(self)
             raise
-        if not committed:
-            await manager._commit(self, payloads)
         manager._commits += 1
+
+    async def _abort(self, error: BaseException | None = None) -> None:
+        self._manager._aborts += 1
+        await self._manager._abort(self)
+        if error is not None:
+            raise error
 
 
 class StatesModification(StateModification[T]):

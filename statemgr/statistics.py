@@ -1,9 +1,10 @@
 """What a manager tells about itself: `Statistics`, and `StateInfo` for each state it holds."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class StateInfo(NamedTuple):
+@dataclass(frozen=True)
+class StateInfo:
     """Describe one stored state.
 
     Attributes:
@@ -19,15 +20,16 @@ class StateInfo(NamedTuple):
     expires_at: float
 
 
-class Statistics(NamedTuple):
+@dataclass(frozen=True)
+class Statistics:
     """Count what one manager holds now, and has done since it was made.
 
     Attributes:
         tokens_held: States held or tracked by this manager.
         locks_held: Idents whose lock this manager's bodies hold.
         waiters: Calls of this manager that wait for a lock.
-        hits: Reads and bodies that found a stored state.
-        misses: Reads and bodies that got a fresh default.
+        hits: Reads that found a stored state.
+        misses: Reads that got a fresh default.
         commits: Bodies and writes that were saved.
         aborts: Bodies that raised, were cancelled or were discarded.
         purged: States dropped because they had expired.

@@ -111,10 +111,10 @@ class StateToken(Generic[T]):
         return self.serializer.serialize(state, self.cls)
 
     def encoder(self) -> Callable[[T], bytes]:
-        """Return what `serialize` does, ready to be called many times for this class."""
-        if type(self).serialize is not StateToken.serialize:
-            return self.serialize
-        return self.serializer.encoder(self.cls)
+        """Return what `serialize` does, for who calls it again and again."""
+        if type(self).serialize is StateToken.serialize:
+            return self.serializer.encoder(self.cls)
+        return self.serialize
 
     def deserialize(self, data: bytes | None = None, fp: BinaryIO | None = None) -> T:
         """Return the state that `serialize` made these bytes from.

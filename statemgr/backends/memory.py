@@ -26,16 +26,33 @@ _LIST_SLICE = 256  # states listed before the loop gets its turn
 
 
 class _Entry:
-    """One stored state: `live` is what bodies change, `payload` what was committed."""
+    """One stored state.
 
-    __slots__ = ("encode", "live", "payload", "token", "token_class")
+    Attributes:
+        token: The token that it was committed by.
+        live: The object that bodies change; _NONE until one asks for it.
+        payload: The bytes it was committed as; None without rollback.
+        encode: What makes these of the object.
+    """
+
+    __slots__ = ("encode", "live", "payload", "token")
 
     def __init__(self, token: AnyToken, live: object, payload: bytes | None) -> None:
         self.token = token
-        self.token_class = type(token)
-        self.encode = token.encoder()
         self.live = live
         self.payload = payload
+        self.encode = _not_at_all if payload is None else token.encoder()
+
+    def is_of(self, token: AnyToken) -> bool:
+        """Return whether `token` would read the payload as the entry's own token does.
+
+        Tokens share a key if they differ in kind only, or if a class was defined anew.
+        """
+        return token is self.token or (token == self.token and token.cls is self.token.cls)
+
+
+def _not_at_all(state: object) -> bytes:
+    raise NotImplementedError
 
 
 class StateManagerMemory(StateManagerExpiration, StateManager):
@@ -81,7 +98,7 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
             entry is None
             or entry.live is _NONE
             or self._token_expires_at[key] <= now
-            or type(token) is not entry.token_class
+            or token is not entry.token
             or type(modification) is not StateModification
         ):
             self._load(modification)
@@ -95,26 +112,32 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
         self._load(modification)
 
     def _load(self, modification: StateModification[Any]) -> None:
-        modification.grant = None
         try:
             modification.load_states(self._load_live)
         except BaseException:
             self._release(modification.lock_key)
             raise
+        modification.grant = None
+        if type(modification) is StateModification:
+            entry = self._entries.get(modification.token.cache_key)
+            if entry is not None and entry.live is modification.state:
+                modification.grant = entry
 
     def _load_live(self, token: AnyToken) -> object:
         entry = self._find(token)
         if entry is None:
             return token.create()
-        if entry.live is _NONE:
-            try:
-                entry.live = self._copy(token, entry)
-            except StateDecodeError as error:
-                fresh = self._recover(token, error)
-                self._set_aside[token.cache_key] = entry
-                self._drop(token.cache_key)
-                return fresh
-        return entry.live
+        if entry.is_of(token) and entry.live is not _NONE:
+            return entry.live
+        try:
+            state = self._copy(token, entry)
+        except StateDecodeError as error:
+            fresh = self._recover(token, error)
+            self._set_aside[token.cache_key] = entry
+            return fresh
+        if entry.is_of(token):
+            entry.live = state
+        return state
 
     def _commit_nowait(self, modification: StateModification[Any], now: float) -> bool:
         entry = modification.grant
@@ -122,11 +145,13 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
             self._store_all(modification.tokens, modification.states(), now)
         else:  # what _store_all does, without its calls
             state = modification.state
-            if self.rollback:
+            if entry.payload is not None:
                 payload = entry.encode(state)
                 if len(payload) > self.max_state_size:
                     raise self._too_large(modification.token, len(payload))
                 entry.payload = payload
+                if state is not entry.live:
+                    state = _NONE  # it was put in its place, and may be in others too
             entry.live = state
             key = modification.token.cache_key
             expires_at = self._token_expires_at
@@ -146,9 +171,13 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
         for token, state, payload in zip(tokens, states, payloads, strict=True):
             self._store(token, state, payload, now)
 
-    def _store(self, token: AnyToken, live: object, payload: bytes | None, now: float) -> None:
-        self._entries[token.cache_key] = _Entry(token, live, payload)
-        self._touch_token(token.cache_key, now)
+    def _store(self, token: AnyToken, state: object, payload: bytes | None, now: float) -> None:
+        key = token.cache_key
+        entry = self._entries.get(key)
+        # An object that did not come from here is the caller's: the next body gets its own.
+        ours = payload is None or (entry is not None and entry.live is state and entry.is_of(token))
+        self._entries[key] = _Entry(token, state if ours else _NONE, payload)
+        self._touch_token(key, now)
 
     async def _abort(self, modification: StateModification[Any]) -> None:
         now = self._now()
@@ -166,8 +195,7 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
         await self._locks.acquire(token.lock_key, modification)
         try:
             self._check_usable()
-            # The object is the caller's: bodies get one of their own, from the bytes.
-            self._store(token, state if payload is None else _NONE, payload, self._now())
+            self._store(token, state, payload, self._now())
         finally:
             self._release(token.lock_key)
 
@@ -185,7 +213,7 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
 
     def _release(self, lock_key: str) -> None:
         self._locks.release(lock_key)
-        if self._passed_over:
+        if self._passed_over and lock_key not in self._locks.holders:
             self._lock_released(lock_key)
 
     # Reading
@@ -204,6 +232,9 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
             return self._copy(token, entry)
         except StateDecodeError as error:
             return self._recover(token, error)
+
+    def _is_locked(self, token: AnyToken) -> bool:
+        return token.lock_key in self._locks.holders
 
     async def _has(self, token: AnyToken) -> bool:
         return self._find(token) is not None
@@ -250,15 +281,17 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
         return entry
 
     def _copy(self, token: AnyToken, entry: _Entry) -> object:
-        return entry.live if entry.payload is None else self._decode(token, entry.payload)
+        if entry.payload is None:
+            return entry.live
+        return self._decode(token, entry.payload)
 
     def _drop(self, key: str) -> None:
         del self._entries[key]
         del self._token_expires_at[key]
 
     def _lock_held_of(self, key: str) -> str | None:
-        lock_key = self._entries[key].token.lock_key
-        return lock_key if lock_key in self._locks.holders else None
+        token = self._entries[key].token
+        return token.lock_key if self._is_locked(token) else None
 
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -279,6 +312,8 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
 
     async def _close(self) -> None:
         self._locks.fail_waiters(self._refused)
-        await self._stop_expiration()
+        # Emptied first: a body that ends meanwhile must find nothing to start the task for.
         self._entries.clear()
         self._token_expires_at.clear()
+        self._passed_over.clear()
+        await self._stop_expiration()

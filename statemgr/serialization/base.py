@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -39,5 +40,5 @@ class Serializer(ABC):
         """
 
     def encoder(self, cls: type[T]) -> Callable[[T], bytes]:
-        """Return what `serialize` does for states of `cls`, ready to be called many times."""
-        return lambda state: self.serialize(state, cls)
+        """Return what `serialize` does for states of `cls`, for who calls it again and again."""
+        return partial(self.serialize, cls=cls)

@@ -86,7 +86,6 @@ def check_class(shape: Shape) -> None:
     if not isinstance(shape, DeclaredShape):
         raise NotExact
     require(shape.slots.keys() <= shape.fields.keys())
-    require(cls.__getattribute__ is object.__getattribute__)
     for name in shape.fields:
         attribute = next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
         require(isinstance(attribute, MemberDescriptorType) or not hasattr(attribute, "__set__"))
@@ -95,4 +94,3 @@ def check_class(shape: Shape) -> None:
     else:
         for field in cls.__attrs_attrs__:
             require(field.init and field.validator is None and field.converter is None)
-            require(field.alias == field.name and not getattr(field.default, "takes_self", False))

@@ -2,7 +2,7 @@
 
 # ruff: noqa: D102 - an override says what the abstract method says
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from .base import Serializer, T
 
@@ -34,9 +34,9 @@ class MsgpackSerializer(Serializer):
     """
 
     def __init__(self) -> None:
-        # Two tables, so that a call costs one lookup and no attribute more.
+        # Tables of functions, so that a call costs one lookup and no attribute more.
         self._encoders: dict[type, Callable[[object], bytes]] = {}
-        self._decoders: dict[type, Callable[[bytes], Any]] = {}
+        self._decoders: dict[type, Any] = {}
 
     def serialize(self, state: object, cls: type[T]) -> bytes:
         try:
@@ -46,14 +46,16 @@ class MsgpackSerializer(Serializer):
         return encode(state)
 
     def encoder(self, cls: type[T]) -> "Callable[[T], bytes]":
-        return self._encoders.get(cls) or self._prepare(cls).encode
+        if cls not in self._encoders:
+            self._prepare(cls)
+        return self._encoders[cls]
 
     def deserialize(self, data: bytes, cls: type[T]) -> T:
         try:
-            decode = self._decoders[cls]
+            decode: Callable[[bytes], T] = self._decoders[cls]
         except KeyError:
             decode = self._prepare(cls).decode
-        return cast("T", decode(data))
+        return decode(data)
 
     def _prepare(self, cls: type) -> "Codec":
         # Imported at the first state: msgspec costs more than the rest of the package together.

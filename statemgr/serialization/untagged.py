@@ -142,7 +142,7 @@ class _Reader:
 
     def _instance(self, node: list[Any], depth: int, plain: bool) -> object:
         _, index, *parts = node
-        name, *names = self._entry(index)
+        name, *names = self._classes[index]
         values = [self.value(part, depth, plain) for part in parts]
         fields = dict(zip(names, values, strict=True))
         if len(fields) != len(names):
@@ -175,13 +175,8 @@ class _Reader:
         return flag_member(cls, names, rest)
 
     def _enum_class(self, index: Any) -> type[Enum] | None:
-        (name,) = self._entry(index)
+        (name,) = self._classes[index]
         return self._registry.find_enum(name)
-
-    def _entry(self, index: Any) -> list[str]:
-        if type(index) is not int or index < 0:
-            raise Refusal("names a class that is not in its table")
-        return self._classes[index]
 
     def _unknown(self, index: int) -> str:
         return f"holds a {self._classes[index][0][:200]!r} that the program does not declare"

@@ -16,7 +16,9 @@ if _missing:
 import pytest  # noqa: E402  # only once it is known to be there
 
 # Before the modules are imported: then their assertions show the values they compared.
-pytest.register_assert_rewrite(f"{__name__}.conformance", f"{__name__}.stateful")
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{name}" for name in ("conformance", "machine", "stateful"))
+)
 
 from statemgr.testing.clock import ManualClock  # noqa: E402
 from statemgr.testing.conformance import Conformance  # noqa: E402

@@ -2,9 +2,12 @@
 
 import asyncio
 import enum
+import json
+import os
+import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import coroutine
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from statemgr.token import StateToken
 
@@ -92,7 +95,7 @@ def _watch(
         waiting(future)
         try:
             yield future
-        except BaseException as error:  # noqa: BLE001  # passed on to where it belongs
+        except BaseException as error:  # passed on to where it belongs
             step = lambda error=error: subject.throw(error)  # type: ignore[misc]  # noqa: E731
         else:
             step = lambda: subject.send(None)  # noqa: E731
@@ -135,3 +138,36 @@ def faulty_token(ident: str, cls: type[T]) -> tuple[StateToken[T], Faults]:
     # Its own class: a token may be copied, and its copies are to fail with it.
     kind = type("FaultyToken", (FaultyToken,), {"faults": faults})
     return kind(ident, cls), faults
+
+
+async def in_child(call: Callable[[], Coroutine[Any, Any, dict[str, str]]]) -> dict[str, str]:
+    """Fork, run a coroutine on a loop of the child's own, and return what it returned."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads
+        child = os.fork()
+    if child == 0:
+        _answer(call, writing)
+    os.close(writing)
+    try:
+        answer = await asyncio.to_thread(_read_all, reading)
+    finally:
+        await asyncio.to_thread(os.waitpid, child, 0)
+    result: dict[str, str] = json.loads(answer)
+    return result
+
+
+def _answer(call: Callable[[], Coroutine[Any, Any, dict[str, str]]], writing: int) -> NoReturn:
+    """Be the child: never return into the tests that were copied along."""
+    try:
+        answer = asyncio.run(call())
+        os.write(writing, json.dumps(answer).encode())
+    except BaseException as error:  # told to the parent
+        os.write(writing, json.dumps({"in_child": repr(error)}).encode())
+    finally:
+        os._exit(0)
+
+
+def _read_all(descriptor: int) -> bytes:
+    with open(descriptor, "rb") as file:
+        return file.read()

@@ -84,7 +84,7 @@ class Harness(ABC):
         """Move time for the managers and for their store.
 
         A store with a time of its own needs more than this: records there are made older by
-        `seconds`. Locks are not.
+        `seconds`, in steps if managers renew in between what they hold. Locks are not.
         """
         self.clock.advance(seconds)
 
@@ -112,9 +112,7 @@ class Harness(ABC):
 
     async def open(self, **options: Any) -> StateManager:
         """Return a new manager with the harness's clock, closed at the test's end."""
-        manager = await self.make(
-            **{"clock": self.clock, "token_expiration": EXPIRATION} | options
-        )
+        manager = await self.make(**{"clock": self.clock, "token_expiration": EXPIRATION} | options)
         self._managers.append(manager)
         return manager
 

@@ -254,6 +254,26 @@ class TestLockedTokens:
         await tokens.clock.advance_and_settle(LIFE / 2)
         assert tokens.purges == [["a"]]
 
+    @pytest.mark.parametrize("order", ["abc", "cba", "bca"])
+    async def test_released_tokens_go_each_at_its_own_deadline(
+        self, tokens: Tokens, order: str
+    ) -> None:
+        """In whatever order their locks were released, while others are tracked or none."""
+        tokens.held |= set("abc")
+        for key in "abc":
+            tokens.touch(key)
+            await tokens.clock.advance_and_settle(1)
+        tokens.touch("free")
+        await tokens.clock.settle()
+        for key in order:
+            tokens.release(key)
+            await tokens.clock.settle()
+        await tokens.clock.advance_and_settle(LIFE - 3)
+        for key in "abc":
+            assert tokens.purges[-1:] == [[key]]
+            await tokens.clock.advance_and_settle(1)
+        assert tokens.purges[-1:] == [["free"]]
+
     async def test_a_release_that_no_purge_waited_for_wakes_nobody(self, tokens: Tokens) -> None:
         tokens.touch("a", "b")
         await tokens.clock.settle()

@@ -187,6 +187,7 @@ class TestTimeouts:
 
     async def test_a_wait_ends_at_its_timeout_and_gives_up_its_place(self, locks: Fixture) -> None:
         tasks = [locks.start("a"), locks.start("b", timeout=5), locks.start("c")]
+        await locks.clock.settle()
         await locks.clock.advance_and_settle(4.9)
         assert not tasks[1].done()
         await locks.clock.advance_and_settle(0.1)

@@ -155,6 +155,7 @@ def test_a_retyped_field_is_converted_where_nothing_is_lost(
         (str, "secret", date),
         (str, "secret", Colour),
         (str, "secret", Literal["a"]),
+        (bool, True, Literal[1]),
         (str, "secret", list[int]),
         (str, "secret", dict[str, int]),
         (str, "secret", Item),

@@ -167,6 +167,8 @@ def test_nodes_that_no_writer_writes_are_errors(node: Any) -> None:
 def test_a_table_of_classes_that_no_writer_writes_is_an_error(classes: Any) -> None:
     """Its entries are lists of names."""
     assert type(load(tagged([INSTANCE, 0, 1, 2], *classes))) is StateDecodeError
+    plain = type("Plain", (), {})
+    assert type(load(tagged([INSTANCE, 0, 1], ["", 7]), plain)) is StateDecodeError
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,6 @@ def test_what_pickle_can_save_comes_back() -> None:
     back = serializer.deserialize(serializer.serialize(state, Box), Box)
     assert back == state
     assert back.content["both"][0] is back.content["both"][1]
-    assert serializer.deserialize(serializer.encoder(Box)(state), Box) == state
     assert serializer.deserialize(serializer.serialize({"name": "a"}, Options), Options) == {
         "name": "a"
     }
@@ -77,7 +76,7 @@ def test_bytes_without_a_valid_signature_never_reach_pickle() -> None:
 def test_the_signature_binds_the_class() -> None:
     """One state's bytes are not accepted for a state of another class."""
     serializer = PickleSerializer(key=KEY)
-    twin = dataclasses.make_dataclass("Twin", ["content"])
+    twin = type("Xob", (), {"__module__": __name__})
     with pytest.raises(StateDecodeError, match="signature"):
         serializer.deserialize(serializer.serialize(Box(), Box), twin)
 

@@ -197,7 +197,6 @@ class TestHooks:
         data = token.serialize(Cart(["pen"]))
         assert token.deserialize(data=data) == token.deserialize(data) == Cart(["pen"])
         assert token.deserialize(fp=io.BytesIO(data)) == Cart(["pen"])
-        assert token.encoder()(Cart(["pen"])) == data
 
     @pytest.mark.parametrize("arguments", [{}, {"data": b"x", "fp": io.BytesIO(b"x")}])
     def test_deserialize_takes_exactly_one_source(self, arguments: dict[str, Any]) -> None:
@@ -213,10 +212,6 @@ class TestHooks:
     def test_another_class_is_no_state_of_this_one(self) -> None:
         with pytest.raises(StateEncodeError, match="Profile"):
             StateToken("u", Cart).serialize(Profile())  # type: ignore[arg-type]
-
-    def test_the_encoder_of_a_kind_is_its_own_serialize(self) -> None:
-        token = Versioned("u", Cart, version=7)
-        assert token.encoder()(Cart(["pen"])) == b"\x07pen"
 
 
 class TestIdentity:

@@ -96,9 +96,7 @@ class ExclusionContract(Contract):
         await stress(harness, manager, manager, seed=1)
 
 
-async def stress(
-    harness: Harness, first: StateManager, second: StateManager, *, seed: int
-) -> None:
+async def stress(harness: Harness, first: StateManager, second: StateManager, *, seed: int) -> None:
     """Change four states from 120 tasks through two managers, and cancel every third task."""
     draw = random.Random(seed)  # noqa: S311  # not a secret
     tokens = [StateToken(f"user-{number}", Journal) for number in range(4)]
@@ -136,5 +134,3 @@ async def stress(
     for manager in (first, second):
         for token in tokens:
             await assert_idle(harness, manager, token)
-
-

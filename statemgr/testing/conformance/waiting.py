@@ -124,6 +124,7 @@ class WaitingContract(Contract):
         manager = await harness.open()
         token = StateToken("user-1", Counter)
         await increment(manager, token)
+        await harness.clock.settle()  # timers that go with the state itself
         async with manager.modify_state(token):
             before = harness.clock.timers
             task = harness.spawn(_change(manager, token, 5.0))

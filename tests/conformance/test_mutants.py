@@ -1,0 +1,101 @@
+"""The kit finds what it is to find: each mutant fails the test it is named with."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from statemgr.testing import Capability, Conformance, Harness
+
+from . import mutants, shelf_mutants, state_mutants
+from .test_example import ShelfHarness
+from .test_memory import LiveHarness, MemoryHarness
+
+PATIENCE = 0.3  # seconds, after which a mutant that waits for ever is told apart from a sound one
+
+MEMORY = [pytest.param(*row, id=row[0].__name__) for row in mutants.MUTANTS]
+SHELF = [pytest.param(*row, id=row[0].__name__) for row in shelf_mutants.MUTANTS]
+assert state_mutants.StateManagerMemory  # importing it has added its mutants
+
+
+def run(harness: Harness, test: str, arguments: dict[str, Any]) -> None:
+    """Run one test of the kit; what it leaves behind ends with its loop."""
+    asyncio.run(getattr(Conformance, test)(Conformance(), harness=harness, **arguments))
+
+
+@pytest.mark.parametrize(("mutant", "test", "arguments"), MEMORY)
+def test_memory_mutant(tmp_path: Path, mutant: Any, test: str, arguments: dict[str, Any]) -> None:
+    """The test passes on the memory backend, and fails on the mutant of it."""
+
+    class MutantHarness(MemoryHarness):
+        patience = PATIENCE
+
+        async def make(self, **options: Any) -> Any:
+            return mutant(**options)
+
+    run(MemoryHarness(tmp_path), test, arguments)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        run(MutantHarness(tmp_path), test, arguments)
+
+
+@pytest.mark.parametrize(("mutant", "test", "arguments"), SHELF)
+def test_shelf_mutant(tmp_path: Path, mutant: Any, test: str, arguments: dict[str, Any]) -> None:
+    """The test passes on the example backend, and fails on the mutant of it."""
+
+    class MutantHarness(ShelfHarness):
+        patience = PATIENCE
+
+        async def make(self, **options: Any) -> Any:
+            return mutant(self.shelf, **options)
+
+    run(ShelfHarness(tmp_path), test, arguments)
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        run(MutantHarness(tmp_path), test, arguments)
+
+
+@pytest.mark.parametrize(
+    ("undeclared", "test"),
+    [
+        (Capability.SHARED, "test_store_is_not_shared"),
+        (Capability.DURABLE, "test_states_end_with_their_manager"),
+        (Capability.ROLLBACK, "test_states_are_the_objects_themselves"),
+        (Capability.RAW_RECORDS, "test_there_are_no_raw_records"),
+        (Capability.FENCE, "test_there_is_no_fence"),
+    ],
+)
+def test_undeclared_capability_is_found(tmp_path: Path, undeclared: Capability, test: str) -> None:
+    """A backend that offers more than it declares fails the test that it is left with."""
+
+    class Modest(Conformance):
+        harness_type = type(
+            "ModestHarness", (ShelfHarness,), {"capabilities": frozenset({Capability.PURGE})}
+        )
+
+    assert getattr(Modest, test) is not None
+    with pytest.raises((Exception, pytest.fail.Exception)):  # any failure
+        run(ShelfHarness(tmp_path), test, {})
+
+
+def test_tests_follow_the_capabilities() -> None:
+    """What a backend does not declare is left out of its class, not skipped."""
+
+    class Live(Conformance):
+        harness_type = LiveHarness
+
+    class Shelf(Conformance):
+        harness_type = ShelfHarness
+
+    assert Live.test_body_that_raises_saves_nothing is None
+    assert Shelf.test_body_that_raises_saves_nothing is not None
+    assert Live.test_states_are_the_objects_themselves is not None
+    assert Shelf.test_states_are_the_objects_themselves is None
+    assert Conformance.test_states_are_the_objects_themselves is not None
+
+
+def test_no_test_hides_another() -> None:
+    """The parts of the contract are one class: each test has a name of its own."""
+    names = [
+        name for part in Conformance.__bases__ for name in vars(part) if name.startswith("test_")
+    ]
+    assert len(names) == len(set(names))

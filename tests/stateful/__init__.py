@@ -1,0 +1,1 @@
+"""Each backend beside a model of it."""

@@ -1,0 +1,54 @@
+"""The state machine finds each fault that calls one after the other can show."""
+
+from typing import Any
+
+import pytest
+from conformance import mutants, state_mutants
+from conformance.test_memory import MemoryHarness
+from hypothesis import Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from statemgr.testing.stateful import StoreMachine
+
+UNTIL_FOUND = settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=400,
+    stateful_step_count=40,
+    phases=[Phase.generate],
+    database=None,
+)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        mutants.NamesakesShareAKey,
+        mutants.TwoIdentsShareAKey,
+        state_mutants.DefaultIsShared,
+        state_mutants.DiscardSaves,
+        state_mutants.ExpiredIsReadable,
+        state_mutants.FalsyIsNotSaved,
+        state_mutants.FalsySetIsNotSaved,
+        state_mutants.LockedIsPurged,
+        state_mutants.RaiseKeepsTheChange,
+        state_mutants.RaiseKeepsTheObject,
+        state_mutants.ReadDoesNotRenew,
+        state_mutants.ReadStores,
+        state_mutants.ReaderSeesUncommitted,
+        state_mutants.SetKeepsTheCallersObject,
+        state_mutants.SomeOfSeveral,
+    ],
+)
+def test_mutant_differs_from_the_model(mutant: Any) -> None:
+    """A few hundred runs are enough, and most need one."""
+
+    class MutantHarness(MemoryHarness):
+        async def make(self, **options: Any) -> Any:
+            return mutant(**options)
+
+    class MutantMachine(StoreMachine):
+        harness_type = MutantHarness
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(MutantMachine, settings=UNTIL_FOUND)
