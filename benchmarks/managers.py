@@ -1,7 +1,5 @@
 """A `Store` over a state manager: the same loops for every backend of ours and for Reflex."""
 
-# ruff: noqa: D102 (what the methods do stands on `Store`)
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager

@@ -15,6 +15,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from itertools import islice
 from time import perf_counter
 
@@ -45,9 +46,10 @@ class StateManagerExpiration(ABC):
         self._expiration_task: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         # By lock key, the tokens that a purge passed over, with their deadlines. They stand at
-        # the end of the mapping, so that the next purge need not walk over them; when the lock
-        # is released they go back to the front, where they were.
+        # the end of the mapping, so that the next purge need not walk over them. When the lock
+        # is released they go to a heap, for there they are out of order.
         self._passed_over: dict[str, dict[str, float]] = {}
+        self._released: list[tuple[float, str]] = []
 
     @abstractmethod
     def _lock_held_of(self, key: str) -> str | None:
@@ -73,9 +75,8 @@ class StateManagerExpiration(ABC):
         deadlines = self._passed_over.pop(lock_key, None)
         if deadlines is None:
             return
-        for key, deadline in reversed(deadlines.items()):
-            if self._token_expires_at.get(key) == deadline:  # nobody has touched it since
-                self._token_expires_at.move_to_end(key, last=False)
+        for key, deadline in deadlines.items():
+            heappush(self._released, (deadline, key))
         if self._expiration_task is None:
             self._start_expiration()
         else:
@@ -120,25 +121,27 @@ class StateManagerExpiration(ABC):
         tokens = self._token_expires_at
         slice_end = perf_counter() + _SLICE
         unseen = len(tokens)
-        while unseen:
-            batch = list(islice(tokens.items(), min(_BATCH, unseen)))
-            unseen -= len(batch)
+        while True:
+            batch = self._pop_released()
+            if not batch:
+                batch = list(islice(tokens.items(), min(_BATCH, unseen)))
+                unseen -= len(batch)
             expired, delay = self._sort_out(batch)
             if expired:
                 await self._drop_tokens(expired)
-            if delay is not None:
-                return delay
+            if delay is not None or not batch:
+                return self._until_next_released(delay)
             if perf_counter() >= slice_end:
+                last = next(reversed(tokens.items()), None)
                 await asyncio.sleep(0)
+                if next(reversed(tokens.items()), None) != last:
+                    unseen = len(tokens)  # some were touched meanwhile
                 slice_end = perf_counter() + _SLICE
-            if not unseen and len(tokens) > self._count_passed_over():
-                unseen = len(tokens)  # some came, or were released, while the loop had its turn
-        return None
 
     def _sort_out(self, batch: list[tuple[str, float]]) -> tuple[list[str], float | None]:
         """Return the expired ones of a batch, and the seconds to the first other deadline.
 
-        The first tokens of the mapping are given, in order; those that are locked go to its end.
+        Those that are locked go to the end of the mapping.
         """
         now = self._now()
         expired: list[str] = []
@@ -153,14 +156,25 @@ class StateManagerExpiration(ABC):
                 return expired, deadline - now
         return expired, None
 
-    def _count_passed_over(self) -> int:
-        """Return how many tokens are where they are because they were passed over."""
-        tokens = self._token_expires_at
-        return sum(
-            tokens.get(key) == deadline
-            for deadlines in self._passed_over.values()
-            for key, deadline in deadlines.items()
-        )
+    def _pop_released(self) -> list[tuple[str, float]]:
+        """Return some tokens that were passed over, are free again, and are due."""
+        now = self._now()
+        batch: list[tuple[str, float]] = []
+        while self._released and self._released[0][0] <= now and len(batch) < _BATCH:
+            deadline, key = heappop(self._released)
+            if self._token_expires_at.get(key) == deadline:  # nobody has touched it since
+                batch.append((key, deadline))
+        return batch
+
+    def _until_next_released(self, delay: float | None) -> float | None:
+        """Return `delay`, or the seconds to the deadline of a released token if that is sooner."""
+        released = self._released
+        while released and self._token_expires_at.get(released[0][1]) != released[0][0]:
+            heappop(released)
+        if not released:
+            return delay
+        sooner = released[0][0] - self._now()
+        return sooner if delay is None else min(delay, sooner)
 
     async def _sleep(self, seconds: float) -> None:
         self._wake = asyncio.get_running_loop().create_future()

@@ -78,7 +78,7 @@ class StateManager(ABC):
     Args:
         token_expiration: Seconds after which an untouched state is dropped.
         lock_warning_threshold: Bodies that take longer than these seconds are logged once.
-        max_state_size: The size in bytes from which a serialized state is refused.
+        max_state_size: The most bytes that a serialized state may have.
         on_decode_error: What follows on a record that cannot be decoded, after it was logged:
             `"raise"` raises `StateDecodeError` each time and leaves it where it is, `"reset"`
             moves it aside and goes on with a fresh state.
@@ -105,6 +105,8 @@ class StateManager(ABC):
         check_option("lock_warning_threshold", lock_warning_threshold)
         check_option("max_state_size", max_state_size)
         check_option("on_decode_error", on_decode_error)
+        check_option("log_idents", log_idents)
+        check_option("log_key", log_key)
         self.token_expiration = token_expiration
         self.lock_warning_threshold = lock_warning_threshold
         self.max_state_size = max_state_size
@@ -239,15 +241,13 @@ class StateManager(ABC):
 
         In every case but `CommitUncertainError`, an error means that nothing was saved.
         """
+        if not isinstance(token, StateToken):
+            raise _not_a_token(token)
         modification: StateModification[T] = StateModification()
         modification._manager = self
-        modification._saves = True
         modification.timeout = timeout
         modification.token = token
-        try:
-            modification.lock_key = token.lock_key
-        except AttributeError:
-            raise _not_a_token(token) from None
+        modification.lock_key = token.lock_key
         return modification
 
     @overload

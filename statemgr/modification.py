@@ -105,6 +105,7 @@ class StateModification(Generic[T]):
         if task is None or get_ident() != manager._thread_id:
             task = manager._bind_loop()
         self.task = task
+        self._saves = True
         self._entered_at = now = manager._monotonic()
         if not manager._begin_nowait(self, now):
             await manager._begin(self)
@@ -123,11 +124,11 @@ class StateModification(Generic[T]):
         # Not a coroutine: where nothing is waited for, none is made.
         manager = self._manager
         now = manager._monotonic()
-        if now - self._entered_at > manager.lock_warning_threshold:
-            manager._warn_of_long_body(self, now - self._entered_at)
         if exc_type is not None or not self._saves:
             return self._abort()
         try:
+            if now - self._entered_at > manager.lock_warning_threshold:
+                manager._warn_of_long_body(self, now - self._entered_at)
             if manager._refusal is not None:  # closed while the body ran
                 raise manager._refused()  # noqa: TRY301  # the clause below is for it too
             if manager._commit_nowait(self, now):
@@ -135,7 +136,7 @@ class StateModification(Generic[T]):
                 return manager._done
             payloads = manager._encode_states(self.tokens, self.states())
         except BaseException as error:
-            return self._abort(error)
+            return self._fail(error)
         return self._commit(payloads)
 
     async def _commit(self, payloads: Sequence[bytes]) -> None:
@@ -147,11 +148,19 @@ class StateModification(Generic[T]):
             raise
         manager._commits += 1
 
-    async def _abort(self, error: BaseException | None = None) -> None:
+    async def _abort(self) -> None:
+        manager = self._manager
+        seconds = manager._monotonic() - self._entered_at
+        manager._aborts += 1
+        await manager._abort(self)
+        if seconds > manager.lock_warning_threshold:
+            manager._warn_of_long_body(self, seconds)
+
+    async def _fail(self, error: BaseException) -> None:
+        """Abort a body that ended well but cannot be saved."""
         self._manager._aborts += 1
         await self._manager._abort(self)
-        if error is not None:
-            raise error
+        raise error
 
 
 class StatesModification(StateModification[T]):
@@ -161,7 +170,6 @@ class StatesModification(StateModification[T]):
 
     def __init__(self, first: StateModification[Any], tokens: "tuple[AnyToken, ...]") -> None:
         self._manager = first._manager
-        self._saves = first._saves
         self._tokens = tokens
         self.lock_key = first.lock_key
         self.timeout = first.timeout

@@ -1,7 +1,5 @@
 """A bare `asyncio.Lock` per ident around a dict: the floor under every manager in memory."""
 
-# ruff: noqa: D102 (what the methods do stands on `Store`)
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from statemgr.errors import SettingsError
 from statemgr.manager import StateManager
 from statemgr.options import variable_of
+from statemgr.redaction import redact_url
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -29,8 +30,11 @@ def load_backend(mode: str) -> type[StateManager]:
         backend = getattr(import_module(module), name)
     else:
         backend = _load(_find(mode))
-    if not (isinstance(backend, type) and issubclass(backend, StateManager)):
-        raise _unusable(mode, "a backend that is a subclass of StateManager")
+    if (
+        not (isinstance(backend, type) and issubclass(backend, StateManager))
+        or backend.__abstractmethods__
+    ):
+        raise _unusable(mode, "a backend that is a concrete subclass of StateManager")
     return backend
 
 
@@ -56,5 +60,5 @@ def _load(entry_point: "EntryPoint") -> object:
 def _unusable(mode: str, allowed: str) -> SettingsError:
     variable = variable_of("mode")
     return SettingsError(
-        f"{variable}={mode!r}: expected {allowed}", variable=variable, allowed=allowed
+        f"{variable}={redact_url(mode)!r}: expected {allowed}", variable=variable, allowed=allowed
     )

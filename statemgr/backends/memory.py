@@ -316,4 +316,5 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
         self._entries.clear()
         self._token_expires_at.clear()
         self._passed_over.clear()
+        self._set_aside.clear()
         await self._stop_expiration()

@@ -1,7 +1,5 @@
 """Shapes of named tuples, msgspec structs and pydantic models."""
 
-# ruff: noqa: D102 - an override says what the abstract method says
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

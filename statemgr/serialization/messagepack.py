@@ -1,7 +1,5 @@
 """The default serializer."""
 
-# ruff: noqa: D102 - an override says what the abstract method says
-
 from typing import TYPE_CHECKING, Any
 
 from .base import Serializer, T

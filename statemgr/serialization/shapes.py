@@ -4,8 +4,6 @@ Rebuilding runs no code of the class except a field's own default: no `__init__`
 `__post_init__`, no converter, no validator.
 """
 
-# ruff: noqa: D102 - an override says what the abstract method says
-
 import dataclasses
 import struct
 from abc import ABC, abstractmethod

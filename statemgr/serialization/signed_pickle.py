@@ -1,7 +1,5 @@
 """Pickle for states that nothing else can save, signed."""
 
-# ruff: noqa: D102 - an override says what the abstract method says
-
 import pickle
 from collections.abc import Sequence
 from hashlib import blake2b

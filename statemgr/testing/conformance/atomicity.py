@@ -1,5 +1,5 @@
 """Rule 2: a body that ends is saved, one that raises or is discarded leaves nothing."""
-# ruff: noqa: PT012  # a whole body raises here, or is refused
+# a whole body raises here, or is refused
 
 import pytest
 

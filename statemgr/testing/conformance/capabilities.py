@@ -1,5 +1,5 @@
 """What a backend declares works, and what it does not declare is not offered."""
-# ruff: noqa: PT012  # a whole body raises here, or is refused
+# a whole body raises here, or is refused
 
 import contextlib
 

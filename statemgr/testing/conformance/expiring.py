@@ -1,5 +1,5 @@
 """Rule 5: a state that nobody uses is gone at its deadline, for good."""
-# ruff: noqa: PT012  # a whole body raises here, or is refused
+# a whole body raises here, or is refused
 
 from collections.abc import Awaitable, Callable
 

@@ -1,5 +1,5 @@
 """Rule 9: one loop, one process, and nothing after `close`."""
-# ruff: noqa: PT012  # a whole body raises here, or is refused
+# a whole body raises here, or is refused
 
 import asyncio
 

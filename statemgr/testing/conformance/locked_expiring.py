@@ -1,5 +1,5 @@
 """Rule 5 and locks: what is locked or waited for is not purged, and a purge frees no lock."""
-# ruff: noqa: PT012  # a whole body raises here, or is refused
+# a whole body raises here, or is refused
 
 import asyncio
 

@@ -1,5 +1,5 @@
 """What cannot be saved, or cannot be made, is refused before anything is changed."""
-# ruff: noqa: PT012  # a whole body raises here, or is refused
+# a whole body raises here, or is refused
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 """Rule 11: logs and errors tell neither idents nor states; and a long body is logged."""
-# ruff: noqa: PT012  # a whole body raises here, or is refused
+# a whole body raises here, or is refused
 
 import logging
 import traceback

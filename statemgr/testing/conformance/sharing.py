@@ -1,5 +1,5 @@
 """One store, several managers: as several processes would have it."""
-# ruff: noqa: PT012  # a whole body raises here, or is refused
+# a whole body raises here, or is refused
 
 import asyncio
 

@@ -33,15 +33,6 @@ class StatisticsContract(Contract):
         await manager.get_states(token, token.with_cls(Cart), token)
         assert _numbers(manager.statistics(), "hits", "misses") == (3, 2)
 
-    async def test_states_of_bodies_are_counted(self, harness: Harness) -> None:
-        """A hit for each stored state that a body found, a miss for each default."""
-        manager = await harness.open()
-        token = StateToken("user-1", Counter)
-        await increment(manager, token)
-        assert _numbers(manager.statistics(), "hits", "misses") == (0, 1)
-        await increment(manager, token)
-        assert _numbers(manager.statistics(), "hits", "misses") == (1, 1)
-
     async def test_changes_are_counted(self, harness: Harness) -> None:
         """Bodies and writes that were saved are commits, the other bodies aborts."""
         manager = await harness.open()

@@ -1,5 +1,5 @@
 """Rule 10 and tokens of the user's own: what is kept, and how it is made and written."""
-# ruff: noqa: PT012  # a whole body raises here, or is refused
+# a whole body raises here, or is refused
 
 import json
 from dataclasses import dataclass
