@@ -241,13 +241,15 @@ class StateManager(ABC):
 
         In every case but `CommitUncertainError`, an error means that nothing was saved.
         """
-        if not isinstance(token, StateToken):
-            raise _not_a_token(token)
         modification: StateModification[T] = StateModification()
         modification._manager = self
         modification.timeout = timeout
         modification.token = token
-        modification.lock_key = token.lock_key
+        try:
+            modification.lock_key = token.lock_key
+            modification.cache_key = token.cache_key
+        except AttributeError:
+            raise _not_a_token(token) from None
         return modification
 
     @overload

@@ -91,15 +91,13 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
             return False
         holders[lock_key] = modification
         modification.locked_since = now
-        token = modification.token
-        key = token.cache_key
+        key: Any = modification.cache_key
         entry = self._entries.get(key)
         if (
             entry is None
             or entry.live is _NONE
+            or entry.token is not modification.token
             or self._token_expires_at[key] <= now
-            or token is not entry.token
-            or type(modification) is not StateModification
         ):
             self._load(modification)
         else:  # nearly always: one class, and the object that the last body left
@@ -118,10 +116,10 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
             self._release(modification.lock_key)
             raise
         modification.grant = None
-        if type(modification) is StateModification:
-            entry = self._entries.get(modification.token.cache_key)
-            if entry is not None and entry.live is modification.state:
-                modification.grant = entry
+        key: Any = modification.cache_key
+        entry = self._entries.get(key)
+        if entry is not None and entry.live is modification.state:
+            modification.grant = entry
 
     def _load_live(self, token: AnyToken) -> object:
         entry = self._find(token)
@@ -153,7 +151,7 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
                 if state is not entry.live:
                     state = _NONE  # it was put in its place, and may be in others too
             entry.live = state
-            key = modification.token.cache_key
+            key: Any = modification.cache_key
             expires_at = self._token_expires_at
             expires_at[key] = now + self.token_expiration
             expires_at.move_to_end(key)

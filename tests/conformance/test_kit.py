@@ -164,7 +164,7 @@ def test_kit_runs_in_strict_mode(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error"]
     command += ["-o", "asyncio_default_fixture_loop_scope=function"]
     command += ["-o", "asyncio_mode=strict", "-k", "waiting or reading or timeout", "--rootdir=."]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
@@ -179,5 +179,5 @@ def test_missing_extra_is_named() -> None:
         "import statemgr.testing\n"
     )
     command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "needs hypothesis: pip install 'statemgr[testing]'" in done.stderr

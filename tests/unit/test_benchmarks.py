@@ -21,7 +21,7 @@ TINY = ["--tokens", "20", "--seconds", "0.005", "--repeats", "1", "--tasks", "4"
 
 def start(*options: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """Start the program with its output in pipes."""
-    return subprocess.Popen(  # noqa: S603 (our own program)
+    return subprocess.Popen(
         [*COMMAND, *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,

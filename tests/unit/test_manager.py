@@ -650,7 +650,7 @@ class TestOneProcess:
 
             asyncio.run(main())
         """
-        ran = subprocess.run(  # noqa: S603  # our own script
+        ran = subprocess.run(  # our own script
             [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(script)],
             capture_output=True,
             text=True,

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def code_blocks(document: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S)
+    return re.findall(
+        r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
+    )
 
 
 @pytest.mark.parametrize("number", range(len(code_blocks("README.md"))))
