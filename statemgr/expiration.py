@@ -29,6 +29,14 @@ _SHORTEST_SLEEP = 0.01  # seconds: deadlines microseconds apart do not wake the 
 _RETRY_DELAY = 1.0  # seconds until a purge is tried again after an error
 
 
+class Deadline:
+    """When a token expires: seconds, by the clock of `_init_expiration`."""
+
+    __slots__ = ("expires_at",)
+
+    expires_at: float
+
+
 class StateManagerExpiration(ABC):
     """Mix into a `StateManager` to have its tokens expire.
 
@@ -42,7 +50,7 @@ class StateManagerExpiration(ABC):
     def _init_expiration(self, now: Callable[[], float]) -> None:
         """Start with no tokens. `now` is the clock that deadlines are reckoned by, in seconds."""
         self._now = now
-        self._token_expires_at: OrderedDict[str, float] = OrderedDict()
+        self._token_expires_at: OrderedDict[str, Deadline] = OrderedDict()
         self._expiration_task: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         # By lock key, the tokens that a purge passed over, with their deadlines. They stand at
@@ -62,13 +70,26 @@ class StateManagerExpiration(ABC):
         None of them is locked when this is called.
         """
 
-    def _touch_token(self, key: str, now: float) -> None:
-        """Give a token its full time again, from `now`."""
-        expires_at = self._token_expires_at
-        expires_at[key] = now + self.token_expiration
-        expires_at.move_to_end(key)
+    def _touch_token(self, key: str, now: float) -> Deadline:
+        """Give a token its full time again, from `now`.
+
+        Returns:
+            Its deadline, the same object each time: who keeps it is spared a look-up.
+        """
+        deadlines = self._token_expires_at
+        deadline = deadlines.get(key)
+        if deadline is None:
+            deadline = deadlines[key] = Deadline()
+        deadline.expires_at = now + self.token_expiration
+        deadlines.move_to_end(key)
         if self._expiration_task is None:
             self._start_expiration()
+        return deadline
+
+    def _expires_at(self, key: str) -> float | None:
+        """Return when a token expires; None if it is not tracked."""
+        deadline = self._token_expires_at.get(key)
+        return None if deadline is None else deadline.expires_at
 
     def _lock_released(self, lock_key: str) -> None:
         """Look again at the tokens that were passed over because of a lock that is free now."""
@@ -124,7 +145,8 @@ class StateManagerExpiration(ABC):
         while True:
             batch = self._pop_released()
             if not batch:
-                batch = list(islice(tokens.items(), min(_BATCH, unseen)))
+                first = islice(tokens.items(), min(_BATCH, unseen))
+                batch = [(key, deadline.expires_at) for key, deadline in first]
                 unseen -= len(batch)
             expired, delay = self._sort_out(batch)
             if expired:
@@ -132,9 +154,9 @@ class StateManagerExpiration(ABC):
             if delay is not None or not batch:
                 return self._until_next_released(delay)
             if perf_counter() >= slice_end:
-                last = next(reversed(tokens.items()), None)
+                last = self._last()
                 await asyncio.sleep(0)
-                if next(reversed(tokens.items()), None) != last:
+                if self._last() != last:
                     unseen = len(tokens)  # some were touched meanwhile
                 slice_end = perf_counter() + _SLICE
 
@@ -156,20 +178,25 @@ class StateManagerExpiration(ABC):
                 return expired, deadline - now
         return expired, None
 
+    def _last(self) -> tuple[str, float] | None:
+        """Return the token at the end of the mapping: the last that was touched."""
+        key = next(reversed(self._token_expires_at), None)
+        return None if key is None else (key, self._token_expires_at[key].expires_at)
+
     def _pop_released(self) -> list[tuple[str, float]]:
         """Return some tokens that were passed over, are free again, and are due."""
         now = self._now()
         batch: list[tuple[str, float]] = []
         while self._released and self._released[0][0] <= now and len(batch) < _BATCH:
             deadline, key = heappop(self._released)
-            if self._token_expires_at.get(key) == deadline:  # nobody has touched it since
+            if self._expires_at(key) == deadline:  # nobody has touched it since
                 batch.append((key, deadline))
         return batch
 
     def _until_next_released(self, delay: float | None) -> float | None:
         """Return `delay`, or the seconds to the deadline of a released token if that is sooner."""
         released = self._released
-        while released and self._token_expires_at.get(released[0][1]) != released[0][0]:
+        while released and self._expires_at(released[0][1]) != released[0][0]:
             heappop(released)
         if not released:
             return delay

@@ -247,7 +247,7 @@ class StateManager(ABC):
         modification.token = token
         try:
             modification.lock_key = token.lock_key
-            modification.cache_key = token.cache_key
+            modification.state_key = token.cache_key
         except AttributeError:
             raise _not_a_token(token) from None
         return modification

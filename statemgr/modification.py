@@ -46,19 +46,19 @@ class StateModification(Generic[T]):
     # Made by StateManager.modify_state, which fills in the slots itself: an __init__ would take
     # a twentieth of the whole change.
     #
-    # For backends: `cache_key` is the token's, None if there are several; `timeout` bounds the
-    # wait for the lock; `task` runs the body, None outside of a task; with `locked_since` that
-    # makes this the holder of a lock (see KeyedLocks); `grant` is the backend's own, from begin
-    # to commit.
+    # For backends: `state_key` is the token's cache_key, None if there are several tokens;
+    # `timeout` bounds the wait for the lock; `task` runs the body, None outside of a task; with
+    # `locked_since` that makes this the holder of a lock (see KeyedLocks); `grant` is the
+    # backend's own, from begin to commit.
     __slots__ = (
         "_entered_at",
         "_manager",
         "_saves",
-        "cache_key",
         "grant",
         "lock_key",
         "locked_since",
         "state",
+        "state_key",
         "task",
         "timeout",
         "token",
@@ -69,7 +69,7 @@ class StateModification(Generic[T]):
     _saves: bool
     state: T
     token: "AnyToken"
-    cache_key: str | None
+    state_key: str | None
     lock_key: str
     timeout: float | None
     task: "Task[Any] | None"
@@ -174,7 +174,7 @@ class StatesModification(StateModification[T]):
     def __init__(self, first: StateModification[Any], tokens: "tuple[AnyToken, ...]") -> None:
         self._manager = first._manager
         self._tokens = tokens
-        self.cache_key = None
+        self.state_key = None
         self.lock_key = first.lock_key
         self.timeout = first.timeout
         self.token = first.token

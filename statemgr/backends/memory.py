@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from statemgr.errors import StateDecodeError
-from statemgr.expiration import StateManagerExpiration
+from statemgr.expiration import Deadline, StateManagerExpiration
 from statemgr.locks import KeyedLocks
 from statemgr.manager import ManagerOptions, StateManager, manager_options
 from statemgr.modification import StateModification
@@ -33,14 +33,18 @@ class _Entry:
         live: The object that bodies change; _NONE until one asks for it.
         payload: The bytes it was committed as; None without rollback.
         encode: What makes these of the object.
+        deadline: When it expires.
     """
 
-    __slots__ = ("encode", "live", "payload", "token")
+    __slots__ = ("deadline", "encode", "live", "payload", "token")
 
-    def __init__(self, token: AnyToken, live: object, payload: bytes | None) -> None:
+    def __init__(
+        self, token: AnyToken, live: object, payload: bytes | None, deadline: Deadline
+    ) -> None:
         self.token = token
         self.live = live
         self.payload = payload
+        self.deadline = deadline
         self.encode = _not_at_all if payload is None else token.encoder()
 
     def is_of(self, token: AnyToken) -> bool:
@@ -91,13 +95,13 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
             return False
         holders[lock_key] = modification
         modification.locked_since = now
-        key: Any = modification.cache_key
+        key: Any = modification.state_key
         entry = self._entries.get(key)
         if (
             entry is None
             or entry.live is _NONE
             or entry.token is not modification.token
-            or self._token_expires_at[key] <= now
+            or entry.deadline.expires_at <= now
         ):
             self._load(modification)
         else:  # nearly always: one class, and the object that the last body left
@@ -116,7 +120,7 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
             self._release(modification.lock_key)
             raise
         modification.grant = None
-        key: Any = modification.cache_key
+        key: Any = modification.state_key
         entry = self._entries.get(key)
         if entry is not None and entry.live is modification.state:
             modification.grant = entry
@@ -151,10 +155,9 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
                 if state is not entry.live:
                     state = _NONE  # it was put in its place, and may be in others too
             entry.live = state
-            key: Any = modification.cache_key
-            expires_at = self._token_expires_at
-            expires_at[key] = now + self.token_expiration
-            expires_at.move_to_end(key)
+            key: Any = modification.state_key
+            entry.deadline.expires_at = now + self.token_expiration
+            self._token_expires_at.move_to_end(key)
             if self._expiration_task is None:
                 self._start_expiration()
         lock_key = modification.lock_key
@@ -174,8 +177,8 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
         entry = self._entries.get(key)
         # An object that did not come from here is the caller's: the next body gets its own.
         ours = payload is None or (entry is not None and entry.live is state and entry.is_of(token))
-        self._entries[key] = _Entry(token, state if ours else _NONE, payload)
-        self._touch_token(key, now)
+        deadline = self._touch_token(key, now)
+        self._entries[key] = _Entry(token, state if ours else _NONE, payload, deadline)
 
     async def _abort(self, modification: StateModification[Any]) -> None:
         now = self._now()
@@ -256,7 +259,7 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
                     ident=entry.token.ident,
                     class_name=key.partition("/")[2],
                     size=None if entry.payload is None else len(entry.payload),
-                    expires_at=self._token_expires_at[key] + to_wall_clock,
+                    expires_at=entry.deadline.expires_at + to_wall_clock,
                 )
             if count % _LIST_SLICE == 0:
                 await asyncio.sleep(0)
@@ -270,7 +273,7 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
         """
         key = token.cache_key
         entry = self._entries.get(key)
-        if entry is not None and (deadline := self._token_expires_at[key]) <= self._now():
+        if entry is not None and (deadline := entry.deadline.expires_at) <= self._now():
             holder = self._locks.holders.get(token.lock_key)
             if holder is None or deadline <= holder.locked_since:
                 self._drop(key)

@@ -214,10 +214,13 @@ class CloseForgetsWaiters(WithLocks):
 
 @found_by("test_body_at_close_saves_nothing")
 class ServesAfterClose(StateManagerMemory):
-    """`close` refuses nothing."""
+    """`close` refuses nothing, and drops nothing."""
 
     def _refuse(self, refusal):
         pass
+
+    async def _close(self):
+        await self._stop_expiration()
 
 
 @found_by("test_after_a_fork")

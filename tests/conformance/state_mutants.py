@@ -184,9 +184,11 @@ class ReadDoesNotRenew(StateManagerMemory):
     """A state that is read all the time expires."""
 
     async def _read(self, tokens):
-        deadlines = self._token_expires_at.copy()
+        before = {key: deadline.expires_at for key, deadline in self._token_expires_at.items()}
         states = await super()._read(tokens)
-        self._token_expires_at = deadlines
+        for key in [key for key in reversed(before) if key in self._token_expires_at]:
+            self._token_expires_at[key].expires_at = before[key]
+            self._token_expires_at.move_to_end(key, last=False)
         return states
 
 
@@ -206,4 +208,4 @@ class ClassesExpireTogether(StateManagerMemory):
         for other in [*self._token_expires_at]:
             if other.partition("/")[0] == key.partition("/")[0]:
                 super()._touch_token(other, now)
-        super()._touch_token(key, now)
+        return super()._touch_token(key, now)
