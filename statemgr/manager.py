@@ -29,7 +29,7 @@ from statemgr.modification import StateModification, StatesModification, current
 from statemgr.options import check_option
 from statemgr.redaction import Redaction
 from statemgr.statistics import StateInfo, Statistics
-from statemgr.token import AnyToken, StateToken
+from statemgr.token import AnyToken, ReadableToken, StateToken
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -159,7 +159,7 @@ class StateManager(ABC):
 
     # Reading
 
-    async def get_state(self, token: StateToken[T]) -> T:
+    async def get_state(self, token: ReadableToken[T]) -> T:
         """Return the last committed state, and renew its expiration.
 
         A token that was never written gives a fresh default, and nothing is stored. The state
@@ -173,20 +173,20 @@ class StateManager(ABC):
         return cast("T", (await self._read((_checked(token),)))[0])
 
     @overload
-    async def get_states(self, a: StateToken[A], /) -> tuple[A]: ...
+    async def get_states(self, a: ReadableToken[A], /) -> tuple[A]: ...
     @overload
-    async def get_states(self, a: StateToken[A], b: StateToken[B], /) -> tuple[A, B]: ...
+    async def get_states(self, a: ReadableToken[A], b: ReadableToken[B], /) -> tuple[A, B]: ...
     @overload
     async def get_states(
-        self, a: StateToken[A], b: StateToken[B], c: StateToken[C], /
+        self, a: ReadableToken[A], b: ReadableToken[B], c: ReadableToken[C], /
     ) -> tuple[A, B, C]: ...
     @overload
     async def get_states(
-        self, a: StateToken[A], b: StateToken[B], c: StateToken[C], d: StateToken[D], /
+        self, a: ReadableToken[A], b: ReadableToken[B], c: ReadableToken[C], d: ReadableToken[D], /
     ) -> tuple[A, B, C, D]: ...
     @overload
-    async def get_states(self, *tokens: StateToken[T]) -> tuple[T, ...]: ...
-    async def get_states(self, *tokens: AnyToken) -> tuple[Any, ...]:
+    async def get_states(self, *tokens: ReadableToken[T]) -> tuple[T, ...]: ...
+    async def get_states(self, *tokens: ReadableToken[Any]) -> tuple[Any, ...]:
         """Return the states of several tokens, of any idents, as `get_state` does, at once."""
         self._check_usable()
         return tuple(await self._read(tuple(_checked(token) for token in tokens)))
@@ -372,8 +372,11 @@ class StateManager(ABC):
     async def _commit(
         self, modification: StateModification[Any], payloads: Sequence[bytes]
     ) -> None:
-        """Save one payload for each token, all or none, and let the lock go in any case."""
-        raise NotImplementedError
+        """Save one payload for each token, all or none, and let the lock go in any case.
+
+        Needed unless `_commit_nowait` always returns True.
+        """
+        raise NotImplementedError(f"{type(self).__name__} implements neither of its commit hooks")
 
     def _fence_of(self, modification: StateModification[Any]) -> int | None:
         """Return the fence of the modification's grant; None if the backend has none."""
@@ -448,6 +451,7 @@ class StateManager(ABC):
             return token.deserialize(data=payload)
         except StateDecodeError as error:
             error.key = token.cache_key
+            error.args = (f"{self._redaction.state(token.cache_key)}: {error.reason}",)
             raise
         except Exception as error:
             raise StateDecodeError(
@@ -533,7 +537,7 @@ def manager_options(settings: "Settings") -> ManagerOptions:
     )
 
 
-def _checked(token: StateToken[T]) -> StateToken[T]:
+def _checked(token: object) -> AnyToken:
     if not isinstance(token, StateToken):
         raise _not_a_token(token)
     return token

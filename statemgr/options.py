@@ -92,7 +92,7 @@ _switch = partial(
 _text = partial(
     Option, allowed="a text, not empty, of printable characters", parse=str, accepts=_is_text
 )
-_size = partial(Option, allowed="a number of bytes above 0", parse=int, accepts=_is_size)
+_size = partial(Option, allowed="a whole number of bytes above 0", parse=int, accepts=_is_size)
 
 
 def _choice(default: str, help: str, *others: str) -> Option:  # noqa: A002  # as the field

@@ -4,12 +4,13 @@ import re
 from collections.abc import Callable
 from copy import copy
 from dataclasses import FrozenInstanceError, dataclass, field
-from typing import Any, BinaryIO, ClassVar, Generic, TypeVar
+from typing import Any, BinaryIO, ClassVar, Generic, Protocol, TypeVar
 
 from statemgr.errors import InvalidTokenError, StateDefaultError
 from statemgr.serialization import MsgpackSerializer, Serializer
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
 _needs_no_quoting = re.compile(r"[A-Za-z0-9._~-]+").fullmatch
@@ -35,6 +36,13 @@ def _class_key(cls: type) -> str:
     return f"{module}:{cls.__qualname__}"
 
 
+class ReadableToken(Protocol[T_co]):
+    """A token as far as reading goes: what reads a Cart will do where an object is asked for."""
+
+    def create(self) -> T_co:
+        """Return a fresh default state."""
+
+
 @dataclass(frozen=True, slots=True)
 class StateToken(Generic[T]):
     """Name one state: the object of class `cls` that belongs to `ident`.
@@ -47,9 +55,9 @@ class StateToken(Generic[T]):
         ident: The session, user or room: the unit of locking. Any string but the empty one.
         cls: The class of the state. Classes are told apart by module and qualified name.
         lock_key: The ident, percent-encoded to printable ASCII without a slash.
-        cache_key: `lock_key`, a slash, the class's module, a colon, its qualified name. Two
-            different tokens never share one: the first slash ends the ident, the first colon
-            after it the module.
+        cache_key: `lock_key`, a slash, the class's module, a colon, its qualified name. Tokens
+            of different idents or classes never share one: the first slash ends the ident, the
+            first colon after it the module. Tokens of two kinds do: give a class one kind.
         serializer: How states of this kind go to bytes and back.
 
     Raises:

@@ -34,10 +34,11 @@ class PickleSerializer(Serializer):
         """
         keys = (key,) if isinstance(key, bytes) else tuple(key)
         if not keys or not all(type(k) is bytes and _MIN_KEY <= len(k) <= _MAX_KEY for k in keys):
+            allowed = f"bytes of length {_MIN_KEY} to {_MAX_KEY}, or a sequence of such"
             raise SettingsError(
-                "PickleSerializer needs keys that cannot be guessed",
+                f"PickleSerializer's key cannot be used: expected {allowed}",
                 variable="key",
-                allowed=f"bytes of length {_MIN_KEY} to {_MAX_KEY}, or a sequence of such",
+                allowed=allowed,
             )
         self._keys = keys
 

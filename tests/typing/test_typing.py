@@ -1,6 +1,7 @@
 """Type checkers see what `api.py` says, and refuse what it marks."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,15 @@ def test_pyright_agrees(tmp_path: Path) -> None:
     }
     (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
     _check("pyright", f"--project={tmp_path}", f"--pythonpath={sys.executable}", str(API))
+
+
+def test_code_of_the_readme_is_typed(tmp_path: Path) -> None:
+    """What people paste passes mypy in strict mode."""
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    files = [tmp_path / f"pasted_{number}.py" for number in range(len(blocks))]
+    for file, block in zip(files, blocks, strict=True):
+        file.write_text(block)
+    cache = ROOT / ".mypy_cache" / "typing-test"
+    _check("mypy", "--strict", "--config-file=", f"--cache-dir={cache}", *map(str, files))
