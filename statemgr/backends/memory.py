@@ -65,7 +65,7 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
     Args:
         rollback: Serialize each state when it is committed. Off, a change costs less than half,
             and states may be of any type and size; but a body that raises keeps the changes it
-            made to the object in place, readers get the object itself and see bodies at work,
+            made in place to a stored object, readers get that object and see bodies at work,
             and nothing finds out whether a state could be saved on another backend.
         options: What every `StateManager` takes.
 
@@ -122,7 +122,12 @@ class StateManagerMemory(StateManagerExpiration, StateManager):
         modification.grant = None
         key: Any = modification.state_key
         entry = self._entries.get(key)
-        if entry is not None and entry.live is modification.state:
+        # The object alone does not tell: kinds that share a key may share a small int.
+        if (
+            entry is not None
+            and entry.live is modification.state
+            and entry.is_of(modification.token)
+        ):
             modification.grant = entry
 
     def _load_live(self, token: AnyToken) -> object:

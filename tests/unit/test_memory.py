@@ -448,6 +448,28 @@ class TestKinds:
         await _add(memory, "ink", Salted("u", Cart, tag=2))
         assert (await memory.get_state(Salted("u", Cart, tag=3))).items[-1] == "tag 2"
 
+    async def test_kinds_whose_states_are_one_object_save_each_in_its_own_way(
+        self, memory: StateManagerMemory
+    ) -> None:
+        """A small int is the same object wherever it comes from."""
+
+        @dataclass(frozen=True)
+        class Stamped(StateToken[int]):
+            stamp: int = 0
+
+            def serialize(self, state: int) -> bytes:
+                return bytes([self.stamp, state])
+
+            def deserialize(self, data: bytes | None = None, fp: Any = None) -> int:
+                assert data is not None
+                return data[1]
+
+        first, second = Stamped("u", int, stamp=1), Stamped("u", int, stamp=2)
+        for token in (first, first, second):
+            async with memory.modify_state(token):
+                pass
+        assert memory._entries[first.cache_key].payload == bytes([2, 0])
+
     async def test_a_class_that_was_defined_anew_gets_objects_of_its_own(
         self, memory: StateManagerMemory
     ) -> None:
