@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from statemgr import errors as errors
 
 if TYPE_CHECKING:
+    from statemgr.backends.disk import StateManagerDisk
     from statemgr.backends.memory import StateManagerMemory
     from statemgr.expiration import StateManagerExpiration
     from statemgr.manager import StateManager
@@ -23,6 +24,7 @@ _HOMES = {
     "Settings": "statemgr.settings",
     "StateInfo": "statemgr.statistics",
     "StateManager": "statemgr.manager",
+    "StateManagerDisk": "statemgr.backends.disk",
     "StateManagerExpiration": "statemgr.expiration",
     "StateManagerMemory": "statemgr.backends.memory",
     "StateModification": "statemgr.modification",
@@ -37,6 +39,7 @@ __all__ = [
     "Settings",
     "StateInfo",
     "StateManager",
+    "StateManagerDisk",
     "StateManagerExpiration",
     "StateManagerMemory",
     "StateModification",

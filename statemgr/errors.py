@@ -151,7 +151,7 @@ class BackendUnavailableError(StateManagerError):
 
 
 class StateDirectoryInUseError(StateManagerError):
-    """Another process holds the state directory.
+    """A directory is used by another manager, and one of the two wants it for itself.
 
     Attributes:
         directory: The directory.

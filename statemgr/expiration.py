@@ -67,7 +67,8 @@ class StateManagerExpiration(ABC):
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
         """Drop the states of expired tokens and stop tracking them; never touch their locks.
 
-        None of them is locked when this is called.
+        None of them is locked when this is called. One that turns out to live on, because
+        another process has renewed or locked it, is tracked anew.
         """
 
     def _touch_token(self, key: str, now: float) -> Deadline:
@@ -85,6 +86,24 @@ class StateManagerExpiration(ABC):
         if self._expiration_task is None:
             self._start_expiration()
         return deadline
+
+    def _track_token(self, key: str, deadline: float) -> None:
+        """Have a token expire at a time of its own, unless it is tracked already.
+
+        One later than a touch would give now is looked at earlier: `_drop_tokens` has to know.
+        """
+        deadlines = self._token_expires_at
+        if key in deadlines:
+            return
+        deadline = min(deadline, self._now() + self.token_expiration)
+        deadlines[key] = box = Deadline()
+        box.expires_at = deadline
+        # Those before it in the mapping may expire later; the heap tells when this one is due.
+        heappush(self._released, (deadline, key))
+        if self._expiration_task is None:
+            self._start_expiration()
+        elif self._released[0][1] == key:
+            self._wake_up()
 
     def _expires_at(self, key: str) -> float | None:
         """Return when a token expires; None if it is not tracked."""

@@ -124,6 +124,7 @@ class StateManager(ABC):
         self._thread_id = 0
         self._done: asyncio.Future[None]  # what leaving a body returns if nothing is waited for
         self._refusal: type[StateManagerError] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._hits = self._misses = self._commits = self._aborts = self._purged = 0
         _managers.add(self)
 
@@ -326,13 +327,23 @@ class StateManager(ABC):
         """Save what waits to be saved, and refuse every later call. May be called again.
 
         A body that still runs is not waited for: it ends with `StateManagerClosedError` and
-        saves nothing, and so do the calls that wait for a lock.
+        saves nothing, and so do the calls that wait for a lock. Cancelling it stops only the
+        waiting.
+
+        Raises:
+            BackendUnavailableError: If something cannot be saved. It is kept in memory: call
+                again when the cause is gone.
         """
-        if self._refusal is StateManagerClosedError:
-            return
-        self._check_usable()
-        self._refuse(StateManagerClosedError)
-        await self._close()
+        if self._refusal is not StateManagerClosedError:
+            self._check_usable()
+            self._refuse(StateManagerClosedError)
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        try:
+            await asyncio.shield(self._closing)
+        except StateManagerError:
+            self._closing = None
+            raise
 
     async def __aenter__(self) -> Self:
         self._check_usable()
@@ -347,6 +358,9 @@ class StateManager(ABC):
         await self.close()
 
     # What a backend supplies
+
+    def _started(self) -> None:  # noqa: B027  # most backends have nothing to start
+        """Start tasks: called once, by the manager's first call, on its loop."""
 
     def _begin_nowait(self, modification: StateModification[Any], now: float) -> bool:
         """Do what `_begin` does if it takes no waiting; else do nothing and return False.
@@ -419,7 +433,10 @@ class StateManager(ABC):
 
     @abstractmethod
     async def _close(self) -> None:
-        """Save what waits, stop tasks, fail the calls that wait for a lock."""
+        """Save what waits, stop tasks, fail the calls that wait for a lock.
+
+        Called again after a `StateManagerError`, when `close()` is.
+        """
 
     # What backends use
 
@@ -450,14 +467,18 @@ class StateManager(ABC):
         try:
             return token.deserialize(data=payload)
         except StateDecodeError as error:
-            error.key = token.cache_key
-            error.args = (f"{self._redaction.state(token.cache_key)}: {error.reason}",)
-            raise
+            raise self._undecodable(token, error) from error.__cause__
         except Exception as error:
             raise StateDecodeError(
                 f"{type(token).__name__}.deserialize raised {type(error).__name__}",
                 key=token.cache_key,
             ) from error
+
+    def _undecodable(self, token: AnyToken, error: StateDecodeError) -> StateDecodeError:
+        """Return the error with the token's name in it."""
+        error.key = token.cache_key
+        error.args = (f"{self._redaction.state(token.cache_key)}: {error.reason}",)
+        return error
 
     def _recover(self, token: StateToken[T], error: StateDecodeError) -> T:
         """Log an undecodable record; raise, or return the fresh state that takes its place."""
@@ -502,6 +523,7 @@ class StateManager(ABC):
             self._thread_id = get_ident()
             self._done = loop.create_future()
             self._done.set_result(None)
+            self._started()
         elif self._loop is not loop:
             raise WrongLoopError(_REFUSALS[WrongLoopError])
         return current_task(loop)

@@ -212,6 +212,16 @@ class RecordCodec:
             raise _damaged("it ends inside its key")
         return RecordHead(_decode_key(key), expires_at, size)
 
+    @staticmethod
+    def size_of(data: bytes) -> int:
+        """Return how many bytes a record takes, as its beginning tells.
+
+        Raises:
+            StateDecodeError: `data` is not a record, or too little of it.
+        """
+        *_, body_size, key_size = _read_head(data)
+        return int(_HEAD.size + key_size + body_size + _CHECKSUM_SIZE)
+
     def _assemble(self, flags: int, expires_at: float, size: int, key: bytes, body: bytes) -> bytes:
         if math.isnan(expires_at):
             raise ValueError("expires_at must be a number")

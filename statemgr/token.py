@@ -25,6 +25,15 @@ def _quote_ident(ident: str) -> str:
     return "".join(_QUOTED[byte] for byte in encoded)
 
 
+def ident_of(lock_key: str) -> str:
+    """Return the ident that a lock key was made from."""
+    if "%" not in lock_key:
+        return lock_key
+    from urllib.parse import unquote_to_bytes  # to list states only, and slow to import
+
+    return unquote_to_bytes(lock_key).decode("utf-8", "surrogatepass")
+
+
 # Not urllib's own: importing that takes a tenth of the time of importing this package.
 _QUOTED = [chr(b) if _needs_no_quoting(chr(b)) else f"%{b:02X}" for b in range(256)]
 

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "statemgr.backends"
 
-_PLANNED = ("disk", "redis")
+_PLANNED = ("redis",)
 
-BUILT_IN = {"memory": ("statemgr.backends.memory", "StateManagerMemory")}
+BUILT_IN = {
+    "memory": ("statemgr.backends.memory", "StateManagerMemory"),
+    "disk": ("statemgr.backends.disk", "StateManagerDisk"),
+}
 
 
 def load_backend(mode: str) -> type[StateManager]:

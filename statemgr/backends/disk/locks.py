@@ -1,0 +1,307 @@
+"""Locks between processes, which the kernel lets go when their holder dies.
+
+`IdentLocks` gives each ident two locks. Who finds the lock taken keeps the gate until it gets
+in, and everybody goes through the gate: the process that lets the lock go cannot take it again
+before the one that waits.
+
+    process A   frees the lock
+    process A   its next task asks: the gate is B's, so it waits
+    process B   looks again, gets the lock, opens the gate
+
+A body's lock has a second part, by which it is told from that of a reader or a purge, which hold
+the first part for as long as it takes to remove an expired record.
+
+Neither call waits. A lock that is taken is asked for again later, by the loop's clock and not by
+a thread that sits in the kernel, where no cancel and no timeout would reach it.
+
+On Linux, an open file description locks one byte of one file for each ident (fcntl(2),
+F_OFD_SETLK): nothing is made and nothing is left. POSIX record locks would not do: they are the
+process's, and closing any descriptor of the file lets all of them go. Elsewhere each lock is a
+file of its own, locked by flock(2) and unlinked by who lets it go.
+"""
+
+import enum
+import errno
+import os
+import struct
+import sys
+import weakref
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from statemgr.errors import SettingsError, StateDirectoryInUseError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_SLOT_SIZE = 15  # hexadecimal digits of an ident's digest: with the gate's bit, an offset
+
+# struct flock of Linux: type, whence, start, length, pid.
+_FLOCK = struct.Struct("@hhqqi0q")
+
+
+class DirectoryClaim:
+    """Say that this program uses a directory, beside others or alone.
+
+    Args:
+        path: The file that stands for the directory.
+        exclusive: Whether nobody else may use it.
+
+    Raises:
+        StateDirectoryInUseError: If somebody else uses it, and one of the two wants it alone.
+        OSError: If the file cannot be opened or locked.
+    """
+
+    def __init__(self, path: Path, *, exclusive: bool) -> None:
+        self._descriptor = _open_lock_file(path)
+        _inherited.add(self)
+        if fcntl is None:  # then only exclusive managers are made, and this cannot be checked
+            return
+        try:
+            fcntl.flock(
+                self._descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
+            )
+        except BlockingIOError:
+            self.close()
+            raise StateDirectoryInUseError(
+                f"{path.parent} is used by another StateManagerDisk, and "
+                + ("this one asks for it alone" if exclusive else "that one has it alone"),
+                directory=str(path.parent),
+            ) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let the directory go."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+class Part(enum.IntEnum):
+    """The locks that one ident has."""
+
+    GATE = 0
+    LOCK = 1
+    BODY = 2
+
+
+class IdentLocks(ABC):
+    """Lock idents of one directory against other processes, and other managers here.
+
+    Not for several threads at once. An owner may be any object; one owner has one ident.
+    """
+
+    def __init__(self) -> None:
+        # By slot, who has the lock or wants it, and what he has.
+        self._owners: dict[str, object] = {}
+        self._parts: dict[str, list[Part]] = {}
+        _inherited.add(self)
+
+    def take(self, ident: str, owner: object) -> bool:
+        """Take a lock if it is free, and nobody waits for it who came before.
+
+        Returns:
+            Whether it was taken. If not, the owner has the first place among those who wait,
+            unless another one had; it keeps that until it asks again or calls `free`.
+        """
+        slot = ident[:_SLOT_SIZE]
+        if self._owners.setdefault(slot, owner) is not owner:
+            return False
+        parts = self._parts.setdefault(slot, [])
+        if not parts and self._try_lock(slot, Part.GATE):
+            parts.append(Part.GATE)
+        if parts and self._try_lock(slot, Part.LOCK):
+            parts.append(Part.LOCK)
+            if self._try_lock(slot, Part.BODY):
+                parts.append(Part.BODY)
+                self._unlock(slot, parts.pop(0))
+                return True
+            self._unlock(slot, parts.pop())
+        if not parts:
+            self.free(ident, owner)
+        return False
+
+    def take_briefly(self, ident: str, owner: object) -> bool:
+        """Take a lock that nobody has or waits for, to free it in the same step of a job."""
+        slot = ident[:_SLOT_SIZE]
+        if self._owners.setdefault(slot, owner) is not owner:
+            return False
+        parts = self._parts[slot] = []
+        if self._try_lock(slot, Part.LOCK):
+            parts.append(Part.LOCK)
+            if not self._is_locked(slot, Part.GATE):
+                return True
+        self.free(ident, owner)
+        return False
+
+    def is_in_use(self, ident: str) -> bool:
+        """Return whether somebody, here or elsewhere, has the lock or waits for it.
+
+        Who has it briefly does not count.
+        """
+        slot = ident[:_SLOT_SIZE]
+        return (
+            slot in self._owners
+            or self._is_locked(slot, Part.BODY)
+            or self._is_locked(slot, Part.GATE)
+        )
+
+    def free(self, ident: str, owner: object) -> None:
+        """Let the lock go, or the place among those who wait. Does nothing without either."""
+        slot = ident[:_SLOT_SIZE]
+        if self._owners.get(slot) is not owner:
+            return
+        del self._owners[slot]
+        for part in reversed(self._parts.pop(slot)):
+            self._unlock(slot, part)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let everything go."""
+
+    @abstractmethod
+    def _try_lock(self, slot: str, part: Part) -> bool:
+        """Take a lock that this object does not have; return whether it was free."""
+
+    @abstractmethod
+    def _unlock(self, slot: str, part: Part) -> None:
+        """Let it go."""
+
+    @abstractmethod
+    def _is_locked(self, slot: str, part: Part) -> bool:
+        """Return whether somebody else has it."""
+
+
+class RangeLocks(IdentLocks):
+    """Lock bytes of one file for each ident: no file is made, none is left."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._descriptor = _open_lock_file(directory / "idents")
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    def _try_lock(self, slot: str, part: Part) -> bool:
+        try:
+            self._ask(fcntl.F_OFD_SETLK, fcntl.F_WRLCK, slot, part)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # fcntl(2) allows either
+                return False
+            raise
+        return True
+
+    def _unlock(self, slot: str, part: Part) -> None:
+        self._ask(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, slot, part)
+
+    def _is_locked(self, slot: str, part: Part) -> bool:
+        answer = self._ask(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, slot, part)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+    def _ask(self, command: int, kind: int, slot: str, part: Part) -> bytes:
+        request = _FLOCK.pack(kind, os.SEEK_SET, int(slot, 16) * len(Part) + part, 1, 0)
+        return fcntl.fcntl(self._descriptor, command, request)
+
+
+class FileLocks(IdentLocks):
+    """Lock files for each ident, made for it and unlinked by who lets it go."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self._directory = directory / "locks"
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        self._descriptors: dict[str, int] = {}
+
+    def close(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def _try_lock(self, slot: str, part: Part) -> bool:
+        path = self._path(slot, part)
+        while True:
+            descriptor = _open_lock_file(path)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _is_at(descriptor, path):
+                    self._descriptors[path] = descriptor
+                    return True
+            except BlockingIOError:
+                os.close(descriptor)
+                return False
+            except BaseException:
+                os.close(descriptor)
+                raise
+            # Its last holder unlinked it after we had opened it: another one counts now.
+            os.close(descriptor)
+
+    def _unlock(self, slot: str, part: Part) -> None:
+        path = self._path(slot, part)
+        descriptor = self._descriptors.pop(path)
+        try:
+            os.unlink(path)  # while it is locked: whoever opened it before will notice
+        finally:
+            os.close(descriptor)
+
+    def _is_locked(self, slot: str, part: Part) -> bool:
+        if not self._try_lock(slot, part):
+            return True
+        self._unlock(slot, part)
+        return False
+
+    def _path(self, slot: str, part: Part) -> str:
+        return f"{self._directory}/{slot}.{part.name.lower()}"
+
+
+def ident_locks(directory: Path) -> IdentLocks:
+    """Return the locks that this platform has.
+
+    Raises:
+        SettingsError: If it has none that die with their holder.
+    """
+    if fcntl is None:
+        raise SettingsError(
+            f"disk_exclusive=False: on {sys.platform} no file lock is known that ends with its "
+            "process, so a directory cannot be shared; use disk_exclusive=True",
+            variable="disk_exclusive",
+            allowed="True on this platform",
+        )
+    if sys.platform == "linux":
+        return RangeLocks(directory)
+    return FileLocks(directory)
+
+
+def _open_lock_file(path: "Path | str") -> int:
+    descriptor = os.open(path, _FLAGS, 0o600)
+    if hasattr(os, "fchmod"):
+        os.fchmod(descriptor, 0o600)  # whatever the umask
+    return descriptor
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Return whether a path still names an open file."""
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
+# A child that was forked shares the locks: the kernel would keep them for as long as it lives.
+_inherited: "weakref.WeakSet[DirectoryClaim | IdentLocks]" = weakref.WeakSet()
+
+
+def _close_after_fork() -> None:
+    for held in list(_inherited):
+        held.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_after_fork)

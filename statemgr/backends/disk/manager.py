@@ -1,0 +1,453 @@
+"""`StateManagerDisk`: states in the files of a directory, for several processes of one machine.
+
+A change takes two trips to a thread: one takes the ident's lock and reads the record, the other
+one writes it and lets the lock go. First in first out holds among the tasks of a manager, by
+`KeyedLocks`; the first of them then asks for the lock between processes (locks.py).
+
+What a body finds has expired if its deadline passed before its lock was asked for. A reader
+that finds a deadline passed tries the ident's lock: if somebody has it, the state lives, for a
+body that took the lock later would have removed it; if nobody has, the reader removes it. So a
+state that was seen to be gone does not come back.
+"""
+
+import asyncio
+import contextvars
+import errno
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
+
+from statemgr.backends.disk.files import StateDirectory, UnsyncedError, ident_name, ident_of
+from statemgr.backends.disk.locks import DirectoryClaim, ident_locks
+from statemgr.backends.disk.records import PURGED, Found, Place, StateRecords, places_of
+from statemgr.backends.disk.trips import Job, Trips
+from statemgr.errors import (
+    BackendUnavailableError,
+    CommitUncertainError,
+    LockTimeoutError,
+    StateDecodeError,
+)
+from statemgr.expiration import StateManagerExpiration
+from statemgr.locks import KeyedLocks
+from statemgr.manager import ManagerOptions, StateManager, manager_options
+from statemgr.modification import StateModification
+from statemgr.options import OPTIONS, check_option
+from statemgr.record import RecordCodec
+from statemgr.statistics import StateInfo, Statistics
+from statemgr.token import AnyToken
+
+if TYPE_CHECKING:
+    import os
+
+    from statemgr.settings import Settings
+
+T = TypeVar("T")
+
+logger = logging.getLogger("statemgr")
+
+_LOCKED: Final = object()  # what an attempt returns when somebody else has the lock
+_SHORTEST_PAUSE = 0.001  # seconds until a lock is asked for again
+_LONGEST_PAUSE = 0.05
+
+
+class StateManagerDisk(StateManagerExpiration, StateManager):
+    """Keep states in the files of a directory.
+
+    By default any number of processes of one machine share the directory. What `modify_state`
+    has acknowledged is in a renamed file: it outlives the process. A crash of the machine loses
+    what the kernel had not written, unless `fsync` is on.
+
+    Args:
+        directory: Where; made if it is missing. It must be this user's own, and on a local file
+            system: over a network others may not see the locks.
+        exclusive: Claim the directory for this manager. States are then kept in memory too.
+        debounce: Seconds for which a change may wait in memory to be written with others.
+            A crash loses these. Needs `exclusive`.
+        fsync: Acknowledge a change once it is on stable storage.
+        compress_above: Compress states of more bytes than this; None for never.
+        encryption_keys: Keys of 32 bytes. The first one encrypts, all of them decrypt.
+        options: What every `StateManager` takes.
+
+    Raises:
+        SettingsError: If an option cannot have its value, the directory is not this user's own
+            or can be written to by others, or the platform has no locks to share it by.
+        StateDirectoryInUseError: If somebody else uses the directory, and one of the two wants
+            it alone.
+        BackendUnavailableError: If the directory cannot be made or used.
+    """
+
+    def __init__(
+        self,
+        directory: "str | os.PathLike[str]" = OPTIONS["disk_directory"].default,
+        *,
+        exclusive: bool = False,
+        debounce: float = 0.0,
+        fsync: bool = False,
+        compress_above: int | None = None,
+        encryption_keys: Sequence[bytes] = (),
+        **options: Unpack[ManagerOptions],
+    ) -> None:
+        super().__init__(**options)
+        check_option("disk_exclusive", exclusive)
+        check_option("disk_debounce", debounce)
+        check_option("disk_fsync", fsync)
+        codec = RecordCodec(
+            compress_above=compress_above,
+            encryption_keys=encryption_keys,
+            max_state_size=self.max_state_size,
+        )
+        self._init_expiration(self._clock.time)
+        self.directory = Path(directory)
+        self._locks = KeyedLocks(self._clock, self._redaction.ident)
+        self._names: dict[str, str] = {}  # of idents whose lock is held here: their lock keys
+        self._pauses: set[asyncio.Future[None]] = set()  # waits for another process's lock
+        self._scan_task: asyncio.Task[None] | None = None
+        try:
+            self._files = StateDirectory(self.directory, fsync=fsync)
+            self._claim = DirectoryClaim(self.directory / "lock", exclusive=exclusive)
+            self._idents = ident_locks(self.directory)
+        except OSError as error:
+            raise _unavailable(f"{self.directory} cannot be used", error) from error
+        self._records = StateRecords(self._files, codec, self._idents, self._clock)
+        self._trips = Trips("statemgr-disk", syncs=fsync)
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> Self:
+        return cls(
+            settings.disk_directory,
+            exclusive=settings.disk_exclusive,
+            debounce=settings.disk_debounce,
+            fsync=settings.disk_fsync,
+            compress_above=settings.compress_above,
+            encryption_keys=settings.encryption_keys,
+            **manager_options(settings),
+        )
+
+    # Changing
+
+    async def _begin(self, modification: StateModification[Any]) -> None:
+        places = places_of(modification.tokens)
+        loaded = await self._take(modification, lambda since: self._records.loading(places, since))
+        found = iter(loaded)
+        damaged: list[AnyToken] = []
+
+        def load(token: AnyToken) -> Any:
+            try:
+                return self._state_of(token, next(found))
+            except StateDecodeError as error:
+                fresh = self._recover(token, error)
+                damaged.append(token)
+                return fresh
+
+        try:
+            modification.load_states(load)
+            if damaged:
+                await self._trip(self._records.setting_aside(places_of(damaged)))
+        except BaseException:
+            await self._leave(modification, self._freeing(modification))
+            raise
+        self._touch_found(places, loaded)
+
+    async def _commit(
+        self, modification: StateModification[Any], payloads: Sequence[bytes]
+    ) -> None:
+        places = places_of(modification.tokens)
+        await self._leave(modification, self._saving(modification, places, payloads))
+        self._touch_found(places, payloads)
+
+    async def _abort(self, modification: StateModification[Any]) -> None:
+        if self._trips.closed:  # which has let the lock go
+            self._release(modification)
+            return
+        places = places_of(modification.tokens)
+        deadline = self._clock.time() + self.token_expiration
+        await self._leave(modification, self._records.renewing(places, deadline, modification))
+
+    async def _write(self, modification: StateModification[Any]) -> None:
+        payloads = (self._encode(modification.token, modification.state),)
+        places = places_of(modification.tokens)
+        await self._take(modification, lambda _: self._saving(modification, places, payloads))
+        self._release(modification)
+        self._touch_found(places, payloads)
+
+    async def _delete(self, modification: StateModification[Any]) -> bool:
+        (place,) = places_of(modification.tokens)
+        found = await self._take(
+            modification, lambda since: self._records.deleting(place, since, modification)
+        )
+        self._release(modification)
+        self._token_expires_at.pop(place.name, None)
+        return found
+
+    def _saving(
+        self,
+        modification: StateModification[Any],
+        places: Sequence[Place],
+        payloads: Sequence[bytes],
+    ) -> Job[None]:
+        deadline = self._clock.time() + self.token_expiration
+        return self._records.saving(places, payloads, deadline, modification)
+
+    def _freeing(self, modification: StateModification[Any]) -> Job[None]:
+        return self._records.freeing(modification.grant, modification)
+
+    # The lock: first this manager's own, in its order; then the one between processes
+
+    async def _take(
+        self, modification: StateModification[Any], job: Callable[[float], Job[T]]
+    ) -> T:
+        """Take the ident's lock, and run a job in the same trip.
+
+        Args:
+            modification: The holder.
+            job: Makes the job; it is given the time since which the lock is held or waited for.
+        """
+        lock_key = modification.lock_key
+        started = self._monotonic()
+        await self._locks.acquire(lock_key, modification, modification.timeout)
+        modification.grant = ident_name(lock_key)
+        try:
+            self._check_open()
+            self._names[modification.grant] = lock_key
+            since = self._clock.time() - (self._monotonic() - modification.locked_since)
+            result = await self._trip(self._attempt(modification, job(since)))
+            pause = _SHORTEST_PAUSE
+            while result is _LOCKED:
+                await self._pause(modification, started, pause)
+                pause = min(_LONGEST_PAUSE, pause * 1.25)
+                result = await self._trip(self._attempt(modification, job(since)))
+        except BaseException:
+            await self._leave(modification, self._freeing(modification))
+            raise
+        return cast("T", result)
+
+    def _attempt(self, modification: StateModification[Any], job: Job[T]) -> Job[T | object]:
+        """Take the lock between processes and run the job, or say that it is locked."""
+        if not self._idents.take(modification.grant, modification):
+            job.close()
+            return _LOCKED
+        return (yield from job)
+
+    async def _pause(
+        self, modification: StateModification[Any], started: float, pause: float
+    ) -> None:
+        """Wait until it is time to ask for the lock again."""
+        timeout = modification.timeout
+        if timeout is not None:
+            left = started + timeout - self._monotonic()
+            if not left > 0:
+                name = self._redaction.ident(modification.lock_key)
+                raise LockTimeoutError(
+                    f"the lock of {name} was not free within {timeout:g} s",
+                    lock_key=modification.lock_key,
+                    timeout=timeout,
+                )
+            pause = min(pause, left)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pauses.add(over)
+        timer = self._clock.call_later(pause, _end, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            self._pauses.discard(over)
+
+    async def _leave(self, modification: StateModification[Any], job: Job[T]) -> T:
+        """Run a job that lets the lock between processes go, then let go this manager's own."""
+        try:
+            return await self._trip(job, modification.lock_key)
+        finally:
+            self._release(modification)
+
+    def _release(self, modification: StateModification[Any]) -> None:
+        lock_key = modification.lock_key
+        self._locks.release(lock_key)
+        if lock_key not in self._locks.holders:
+            self._names.pop(modification.grant, None)
+            self._lock_released(lock_key)
+
+    # Reading
+
+    async def _read(self, tokens: Sequence[AnyToken]) -> Sequence[Any]:
+        places = places_of(tokens)
+        found = await self._look(places, renew=True)
+        return [self._read_one(token, one) for token, one in zip(tokens, found, strict=True)]
+
+    def _read_one(self, token: AnyToken, found: Found) -> Any:
+        if found is None:
+            self._misses += 1
+        else:
+            self._hits += 1
+        try:
+            return self._state_of(token, found)
+        except StateDecodeError as error:
+            return self._recover(token, error)
+
+    async def _has(self, token: AnyToken) -> bool:
+        return (await self._look(places_of((token,))))[0] is not None
+
+    async def _renew(self, token: AnyToken) -> bool:
+        return (await self._look(places_of((token,)), renew=True))[0] is not None
+
+    async def _look(self, places: Sequence[Place], *, renew: bool = False) -> list[Found]:
+        """Read without the lock."""
+        since = self._locked_since(places)
+        renew_until = self._clock.time() + self.token_expiration if renew else None
+        found = await self._trip(self._records.looking(places, since, renew_until))
+        if renew:
+            self._touch_found(places, found)
+        return found
+
+    def _locked_since(self, places: Iterable[Place]) -> dict[str, float]:
+        """Return since when the idents are locked that are locked here: wall clock, seconds."""
+        to_wall_clock = self._clock.time() - self._monotonic()
+        locked = {}
+        for place in places:
+            lock_key = self._names.get(place.ident)
+            if lock_key is not None:
+                locked[place.ident] = self._locks.holders[lock_key].locked_since + to_wall_clock
+        return locked
+
+    async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
+        names = self._files.names()
+        while (batch := await self._trip(self._records.listing(names))) is not None:
+            for info in batch:
+                if info.ident.startswith(prefix):
+                    yield info
+
+    def _state_of(self, token: AnyToken, found: Found) -> Any:
+        if found is None:
+            return token.create()
+        if isinstance(found, StateDecodeError):
+            raise self._undecodable(token, found)
+        return self._decode(token, found)
+
+    # Expiration
+
+    def _touch_found(self, places: Sequence[Place], found: Sequence[object]) -> None:
+        now = self._now()
+        for place, one in zip(places, found, strict=True):
+            if one is not None and self._refusal is None:
+                self._touch_token(place.name, now)
+
+    def _lock_held_of(self, key: str) -> str | None:
+        return self._names.get(ident_of(key))
+
+    async def _drop_tokens(self, keys: Sequence[str]) -> None:
+        now = self._now()
+        for key, deadline in zip(
+            keys, await self._trip(self._records.purging(keys, now)), strict=True
+        ):
+            if deadline is PURGED:
+                self._purged += 1
+            still = self._expires_at(key)
+            if still is not None and still <= now:  # else it was used meanwhile
+                del self._token_expires_at[key]
+                if isinstance(deadline, float):
+                    self._track_token(key, deadline)
+
+    def _started(self) -> None:
+        self._scan_task = asyncio.get_running_loop().create_task(
+            self._scan_again_and_again(),
+            name=f"{type(self).__name__} scan",
+            context=contextvars.Context(),
+        )
+
+    async def _scan_again_and_again(self) -> None:
+        """Learn of the states that other programs have left, to purge them in time."""
+        while True:
+            try:
+                await self._scan()
+            except BackendUnavailableError:
+                logger.exception("%s cannot be searched for expired states", self.directory)
+            over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            timer = self._clock.call_later(self.token_expiration, _end, over)
+            try:
+                await over
+            finally:
+                timer.cancel()
+
+    async def _scan(self) -> None:
+        names = self._files.names()
+        while (batch := await self._trip(self._records.scanning(names))) is not None:
+            for name, deadline in batch:
+                self._track_token(name, deadline)
+
+    # The manager's life
+
+    def _statistics(self) -> Statistics:
+        elsewhere = len(self._pauses)
+        return Statistics(
+            tokens_held=len(self._token_expires_at),
+            locks_held=len(self._locks.holders) - elsewhere,
+            waiters=self._locks.waiting + elsewhere,
+            hits=self._hits,
+            misses=self._misses,
+            commits=self._commits,
+            aborts=self._aborts,
+            purged=self._purged,
+        )
+
+    async def _close(self) -> None:
+        self._locks.fail_waiters(self._refused)
+        for pause in self._pauses:
+            if not pause.done():
+                pause.set_exception(self._refused())
+        if self._scan_task is not None:
+            self._scan_task.cancel()
+            await asyncio.wait([self._scan_task])
+        self._token_expires_at.clear()
+        await self._stop_expiration()
+        await self._trips.close()
+        self._idents.close()
+        self._claim.close()
+        self._files.close()
+
+    def _check_open(self) -> None:
+        """Refuse what goes on after waiting, if the manager was closed meanwhile."""
+        if self._refusal is not None:
+            raise self._refused()
+
+    async def _trip(self, job: Job[T], lock_key: str = "") -> T:
+        """Run a job in the thread.
+
+        Raises:
+            CommitUncertainError: If a change was made, and could not be brought to storage.
+            BackendUnavailableError: If the file system refuses.
+            StateManagerClosedError: If the manager is closed.
+        """
+        if self._trips.closed:
+            job.close()
+            raise self._refused()
+        try:
+            return await self._trips.run(job)
+        except UnsyncedError as error:
+            raise CommitUncertainError(
+                f"the change is in {self.directory}, but may not be on stable storage: "
+                f"{error.strerror}",
+                lock_key=lock_key,
+            ) from error
+        except OSError as error:
+            raise _unavailable(f"{self.directory} refuses to serve", error) from error
+
+
+def _end(waiting: "asyncio.Future[None]") -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
+def _unavailable(what: str, error: OSError) -> BackendUnavailableError:
+    hint = _HINTS.get(error.errno or 0, "")
+    return BackendUnavailableError(f"{what}: {error.strerror or error}{hint}")
+
+
+_HINTS = {
+    errno.ENOSPC: "; free some space",
+    errno.EDQUOT: "; free some space, or raise the quota",
+    errno.EMFILE: "; let the process open more files (ulimit -n)",
+    errno.ENFILE: "; let the machine open more files",
+    errno.EACCES: "; this user may not use it",
+    errno.EPERM: "; this user may not use it",
+    errno.EROFS: "; make it writable, or choose another directory",
+}

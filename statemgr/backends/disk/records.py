@@ -1,0 +1,327 @@
+"""`StateRecords`: what is done to the records of states, as jobs that run in the thread."""
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from statemgr.backends.disk.files import (
+    NewRecord,
+    StateDirectory,
+    StateFile,
+    ident_of,
+    is_record,
+    state_name,
+    unfilled,
+)
+from statemgr.backends.disk.locks import IdentLocks
+from statemgr.backends.disk.trips import Job
+from statemgr.clock import Clock
+from statemgr.errors import StateDecodeError
+from statemgr.record import Record, RecordCodec, RecordHead
+from statemgr.statistics import StateInfo
+from statemgr.token import AnyToken
+from statemgr.token import ident_of as ident_of_key
+
+logger = logging.getLogger("statemgr")
+
+PURGED: Final = object()  # what a purge says of a state that it has removed
+_LOCKED_DELAY = 1.0  # seconds until a purge looks again at what another process has locked
+_SCAN_SLICE = 256  # names of a scan for each trip
+_LIST_SLICE = 64  # records of a list for each trip
+_HEAD_SIZES = (512, 2**18)  # bytes that nearly always, and always, hold a record's head and key
+_BRIEFLY = 0.0001  # seconds until a reader looks again at what is held briefly
+
+
+class Place(NamedTuple):
+    """Where a state is: its file's name, and the key that must stand inside, None for any."""
+
+    name: str
+    cache_key: str | None
+
+    @property
+    def ident(self) -> str:
+        """The ident's part of the name."""
+        return ident_of(self.name)
+
+
+# A trip finds a serialized state, nothing, or a record that cannot be read.
+Found = bytes | StateDecodeError | None
+
+
+def places_of(tokens: Iterable[AnyToken]) -> list[Place]:
+    """Return where the states of tokens are."""
+    return [Place(state_name(token.cache_key), token.cache_key) for token in tokens]
+
+
+class StateRecords:
+    """Load, save, list and purge records.
+
+    A job that takes an `owner` lets the ident's lock go at its end, whatever comes of it. The
+    others that need it say so, and leave it held.
+
+    Args:
+        files: The directory.
+        codec: What records are made by.
+        idents: The locks between processes.
+        clock: The clock that deadlines are compared with.
+    """
+
+    def __init__(
+        self, files: StateDirectory, codec: RecordCodec, idents: IdentLocks, clock: Clock
+    ) -> None:
+        self._files = files
+        self._codec = codec
+        self._idents = idents
+        self._clock = clock
+
+    # For who holds the lock
+
+    def loading(self, places: Sequence[Place], since: float) -> Job[list[Found]]:
+        """Return what a body starts from; remove what had expired by `since`."""
+        try:
+            yield from self._files.recover(places[0].ident)
+        except StateDecodeError as error:
+            return [error for _ in places]
+        return [self._load(place, since) for place in places]
+
+    def saving(
+        self, places: Sequence[Place], payloads: Sequence[bytes], deadline: float, owner: object
+    ) -> Job[None]:
+        """Write records, all or none."""
+        ident = places[0].ident
+        try:
+            yield from self._recovering(ident)
+            records = [
+                NewRecord(place.name, self._pack(place, payload, deadline), deadline)
+                for place, payload in zip(places, payloads, strict=True)
+            ]
+            yield from self._files.write_together(ident, records)
+        finally:
+            self._idents.free(ident, owner)
+
+    def deleting(self, place: Place, since: float, owner: object) -> Job[bool]:
+        """Remove a record; return whether it had not expired by `since`."""
+        try:
+            yield from self._recovering(place.ident)
+            record = self._open(place, self._files.read_locked(place.name))
+            yield from self._files.remove(place.name)
+        finally:
+            self._idents.free(place.ident, owner)
+        return record is not None and not _has_expired(record, since)
+
+    def renewing(self, places: Sequence[Place], deadline: float, owner: object) -> Job[None]:
+        """Renew the records that are there."""
+        try:
+            for place in places:
+                self._files.renew(place.name, deadline)
+        finally:
+            self._idents.free(places[0].ident, owner)
+        yield from ()
+
+    def setting_aside(self, places: Sequence[Place]) -> Job[None]:
+        """Move records that cannot be read to the quarantine."""
+        for place in places:
+            self._files.set_aside(place.name)
+        self._files.set_aside_commit(places[0].ident)
+        yield from ()
+
+    def freeing(self, ident: str, owner: object) -> Job[None]:
+        """Let the lock go, or the place among those who wait for it."""
+        self._idents.free(ident, owner)
+        yield from ()
+
+    def _recovering(self, ident: str) -> Job[None]:
+        """Finish an interrupted commit, for who does not need the records it holds."""
+        try:
+            yield from self._files.recover(ident)
+        except StateDecodeError as error:
+            logger.error("an interrupted commit is set aside: %s", error.reason)  # noqa: TRY400
+            self._files.set_aside_commit(ident)
+
+    def _load(self, place: Place, since: float) -> Found:
+        record = self._open(place, self._files.read_locked(place.name))
+        if _has_expired(record, since):
+            self._files.drop(place.name)
+            return None
+        return record.payload if isinstance(record, Record) else record
+
+    def _pack(self, place: Place, payload: bytes, deadline: float) -> bytes:
+        assert place.cache_key is not None  # noqa: S101  # who saves has a token
+        return self._codec.pack(place.cache_key, payload, deadline)
+
+    def _open(self, place: Place, file: StateFile | None) -> Record | StateDecodeError | None:
+        """Return the record in a file, with the deadline that counts."""
+        if file is None:
+            return None
+        try:
+            record = self._codec.unpack(unfilled(file.data), place.cache_key)
+        except StateDecodeError as error:
+            return error
+        if file.renewed_until > record.expires_at:
+            record = dataclasses.replace(record, expires_at=file.renewed_until)
+        return record
+
+    # For readers, who hold no lock
+
+    def looking(
+        self, places: Sequence[Place], locked_since: dict[str, float], renew_until: float | None
+    ) -> Job[list[Found]]:
+        """Return what is committed.
+
+        Args:
+            places: What to look at.
+            locked_since: Since when idents are locked or waited for here, wall clock.
+            renew_until: The new deadline of what is there, None to leave it.
+        """
+        by_ident: dict[str, list[Place]] = {}
+        for place in places:
+            by_ident.setdefault(place.ident, []).append(place)
+        found: dict[Place, Found] = {}
+        for ident, group in by_ident.items():
+            since = locked_since.get(ident)
+            for place, record in zip(group, self._open_settled(ident, group), strict=True):
+                if isinstance(record, Record):
+                    gone = self._is_gone(place, record.expires_at, since)
+                    found[place] = None if gone else record.payload
+                else:
+                    found[place] = record
+                if renew_until is not None and found[place] is not None:
+                    self._files.renew(place.name, renew_until)
+        yield from ()
+        return [found[place] for place in places]
+
+    def _open_settled(
+        self, ident: str, places: Sequence[Place]
+    ) -> list[Record | StateDecodeError | None]:
+        """Open records that may be replaced meanwhile."""
+        names = [place.name for place in places]
+        before: list[StateFile | None] = []
+        while True:
+            try:
+                files = self._files.read(ident, names)
+            except StateDecodeError as error:
+                return [error for _ in places]
+            found = [self._open(*one) for one in zip(places, files, strict=True)]
+            # A file that was replaced twice while it was read may hold parts of two records.
+            if files == before or not any(isinstance(one, StateDecodeError) for one in found):
+                return found
+            before = files
+
+    def _is_gone(self, place: Place, deadline: float, since: float | None) -> bool:
+        """Return whether a state has expired, and remove it if nobody has its lock.
+
+        `since` tells since when the lock is held or waited for here, None if it is not.
+        """
+        now = self._clock.time()
+        if deadline > now:
+            return False
+        if since is not None:
+            return deadline <= since
+        reader = object()
+        while not self._idents.take_briefly(place.ident, reader):
+            if self._idents.is_in_use(place.ident):
+                return False
+            time.sleep(_BRIEFLY)  # another reader or a purge is about to remove it
+        try:
+            if self._files.is_committing(place.ident):
+                return True  # the lock's next holder removes it
+            return self._load(place, now) is None
+        finally:
+            self._idents.free(place.ident, reader)
+
+    def listing(self, names: Iterator[str]) -> Job[list[StateInfo] | None]:
+        """Describe the next states of a directory, None at its end."""
+        batch = list(islice(names, _LIST_SLICE))
+        if not batch:
+            return None
+        yield from ()
+        infos = (self._describe(name) for name in filter(is_record, batch))
+        return [info for info in infos if info is not None]
+
+    def _describe(self, name: str) -> StateInfo | None:
+        """Describe a state, None if it is gone or cannot be read."""
+        head, renewed_until = self._read_head(name)
+        if head is None:
+            return None
+        expires_at = max(head.expires_at, renewed_until)
+        if self._is_gone(Place(name, head.cache_key), expires_at, None):
+            return None
+        lock_key, _, class_name = head.cache_key.partition("/")
+        return StateInfo(ident_of_key(lock_key), class_name, head.size, expires_at)
+
+    def _read_head(self, name: str) -> tuple[RecordHead | None, float]:
+        for size in _HEAD_SIZES:
+            file = self._files.read_head(name, size)
+            if file is None:
+                break
+            with contextlib.suppress(StateDecodeError):
+                return RecordCodec.peek(file.data), file.renewed_until
+        return None, 0.0
+
+    # For the purge
+
+    def scanning(self, names: Iterator[str]) -> Job[list[tuple[str, float]] | None]:
+        """Return the next states of a directory and their deadlines; None at its end.
+
+        What programs that died have left beside them is tidied up on the way.
+        """
+        batch = list(islice(names, _SCAN_SLICE))
+        if not batch:
+            return None
+        found = []
+        for name in batch:
+            if is_record(name):
+                deadline = self._files.deadline_of(name)
+                if deadline is not None:
+                    found.append((name, deadline))
+            else:
+                yield from self._tidying(name)
+        return found
+
+    def _tidying(self, name: str) -> Job[None]:
+        ident, owner = ident_of(name), object()
+        try:
+            if self._idents.take(ident, owner):
+                yield from self._files.tidy(name)
+        except StateDecodeError as error:
+            logger.error("an interrupted commit is left as it is: %s", error.reason)  # noqa: TRY400
+        finally:
+            self._idents.free(ident, owner)
+
+    def purging(self, names: Sequence[str], now: float) -> Job[list[object]]:
+        """Remove expired states.
+
+        Returns:
+            For each name `PURGED`, or the time to look again, or None if there is nothing to
+            be purged any more.
+        """
+        yield from ()
+        return [self._purge(name, now) for name in names]
+
+    def _purge(self, name: str, now: float) -> object:
+        deadline = self._files.deadline_of(name)
+        if deadline is None or deadline > now:
+            return deadline
+        ident, owner = ident_of(name), object()
+        if not self._idents.take_briefly(ident, owner):
+            return now + _LOCKED_DELAY
+        try:
+            if self._files.is_committing(ident):
+                return now + _LOCKED_DELAY
+            record = self._open(Place(name, None), self._files.read_locked(name))
+            if not isinstance(record, Record):
+                return None  # gone; or it cannot be read, and is kept
+            if record.expires_at > now:
+                return record.expires_at
+            self._files.drop(name)
+        finally:
+            self._idents.free(ident, owner)
+        return PURGED
+
+
+def _has_expired(record: Record | StateDecodeError | None, since: float) -> bool:
+    return isinstance(record, Record) and record.expires_at <= since
