@@ -87,14 +87,14 @@ class StateManagerExpiration(ABC):
             self._start_expiration()
         return deadline
 
-    def _track_token(self, key: str, deadline: float) -> None:
+    def _track_token(self, key: str, deadline: float) -> Deadline:
         """Have a token expire at a time of its own, unless it is tracked already.
 
         One later than a touch would give now is looked at earlier: `_drop_tokens` has to know.
         """
         deadlines = self._token_expires_at
         if key in deadlines:
-            return
+            return deadlines[key]
         deadline = min(deadline, self._now() + self.token_expiration)
         deadlines[key] = box = Deadline()
         box.expires_at = deadline
@@ -104,6 +104,7 @@ class StateManagerExpiration(ABC):
             self._start_expiration()
         elif self._released[0][1] == key:
             self._wake_up()
+        return box
 
     def _expires_at(self, key: str) -> float | None:
         """Return when a token expires; None if it is not tracked."""
@@ -145,7 +146,8 @@ class StateManagerExpiration(ABC):
     async def _expire_tokens(self) -> None:
         try:
             while (delay := await self._purge_or_retry()) is not None:
-                await self._sleep(max(delay, _SHORTEST_SLEEP))
+                if delay > 0:  # else it has become due while others were dropped
+                    await self._sleep(max(delay, _SHORTEST_SLEEP))
         finally:
             self._expiration_task = None
 
@@ -167,11 +169,11 @@ class StateManagerExpiration(ABC):
                 first = islice(tokens.items(), min(_BATCH, unseen))
                 batch = [(key, deadline.expires_at) for key, deadline in first]
                 unseen -= len(batch)
-            expired, delay = self._sort_out(batch)
+            expired, next_one = self._sort_out(batch)
             if expired:
                 await self._drop_tokens(expired)
-            if delay is not None or not batch:
-                return self._until_next_released(delay)
+            if next_one is not None or not batch:
+                return self._until(next_one)
             if perf_counter() >= slice_end:
                 last = self._last()
                 await asyncio.sleep(0)
@@ -180,7 +182,7 @@ class StateManagerExpiration(ABC):
                 slice_end = perf_counter() + _SLICE
 
     def _sort_out(self, batch: list[tuple[str, float]]) -> tuple[list[str], float | None]:
-        """Return the expired ones of a batch, and the seconds to the first other deadline.
+        """Return the expired ones of a batch, and the first other deadline.
 
         Those that are locked go to the end of the mapping.
         """
@@ -194,7 +196,7 @@ class StateManagerExpiration(ABC):
             elif deadline <= now:
                 expired.append(key)
             else:
-                return expired, deadline - now
+                return expired, deadline
         return expired, None
 
     def _last(self) -> tuple[str, float] | None:
@@ -212,15 +214,15 @@ class StateManagerExpiration(ABC):
                 batch.append((key, deadline))
         return batch
 
-    def _until_next_released(self, delay: float | None) -> float | None:
-        """Return `delay`, or the seconds to the deadline of a released token if that is sooner."""
+    def _until(self, deadline: float | None) -> float | None:
+        """Return the seconds to a deadline, or to that of a released token if it is sooner."""
         released = self._released
         while released and self._expires_at(released[0][1]) != released[0][0]:
             heappop(released)
-        if not released:
-            return delay
-        sooner = released[0][0] - self._now()
-        return sooner if delay is None else min(delay, sooner)
+        if released:
+            sooner = released[0][0]
+            deadline = sooner if deadline is None else min(deadline, sooner)
+        return None if deadline is None else deadline - self._now()
 
     async def _sleep(self, seconds: float) -> None:
         self._wake = asyncio.get_running_loop().create_future()

@@ -49,19 +49,18 @@ class KeyedLocks:
             A key in `queues` is always in `holders`.
     """
 
-    __slots__ = ("_clock", "_name", "_waiting", "holders", "queues")
+    __slots__ = ("_clock", "_name", "holders", "queues")
 
     def __init__(self, clock: Clock, name: Callable[[str], str]) -> None:
         self._clock = clock
         self._name = name
-        self._waiting = 0
         self.holders: dict[str, Holder] = {}
         self.queues: dict[str, OrderedDict[asyncio.Future[None], Holder]] = {}
 
     @property
     def waiting(self) -> int:
         """How many acquires wait."""
-        return self._waiting
+        return sum(map(len, self.queues.values()))
 
     async def acquire(self, key: str, holder: Holder, timeout: float | None = None) -> None:
         """Take the lock, after those who asked before.
@@ -88,23 +87,41 @@ class KeyedLocks:
             )
         if timeout is not None and not timeout > 0:  # NaN does not wait either
             raise self._timed_out(key, timeout)
-        await self._wait(key, holder, timeout)
+        # The task knows its loop; get_running_loop() asks the kernel for the process id on 3.11.
+        loop = asyncio.get_running_loop() if holder.task is None else holder.task.get_loop()
+        turn = loop.create_future()
+        queue = self.queues.get(key)
+        if queue is None:
+            queue = self.queues[key] = OrderedDict()
+        queue[turn] = holder
+        timer = (
+            self._clock.call_later(timeout, self._expire, turn, key, timeout)
+            if timeout is not None
+            else None
+        )
+        try:
+            await turn  # in this coroutine, not one more below it to be resumed when the turn comes
+        except BaseException:
+            self._give_up(key, turn)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def release(self, key: str) -> None:
         """Hand the lock to the first who waits, or free it."""
-        last = self.holders.pop(key)
         queue = self.queues.get(key)
-        if queue is None:
-            return
         while queue:
             turn, holder = queue.popitem(last=False)
-            self._waiting -= 1
             if not turn.done():  # else cancelled or timed out, and yet to be told
-                holder.locked_since = last.locked_since
+                if not queue:
+                    del self.queues[key]
+                holder.locked_since = self.holders[key].locked_since
                 self.holders[key] = holder
                 turn.set_result(None)
-                break
-        if not queue:
+                return
+        del self.holders[key]
+        if queue is not None:
             del self.queues[key]
 
     def fail_waiters(self, error: Callable[[], StateManagerError]) -> None:
@@ -114,32 +131,16 @@ class KeyedLocks:
                 if not turn.done():
                     turn.set_exception(error())
 
-    async def _wait(self, key: str, holder: Holder, timeout: float | None) -> None:
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.queues.setdefault(key, OrderedDict())[turn] = holder
-        self._waiting += 1
-        timer = (
-            self._clock.call_later(timeout, self._expire, turn, key, timeout)
-            if timeout is not None
-            else None
-        )
-        try:
-            await turn
-        except BaseException:
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.release(key)  # it was handed to us before the cancel arrived
-            else:
-                self._withdraw(key, turn)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+    def _give_up(self, key: str, turn: asyncio.Future[None]) -> None:
+        if turn.done() and not turn.cancelled() and turn.exception() is None:
+            self.release(key)  # it was handed to us before the cancel arrived
+        else:
+            self._withdraw(key, turn)
 
     def _withdraw(self, key: str, turn: asyncio.Future[None]) -> None:
         queue = self.queues.get(key)
         if queue is not None and turn in queue:
             del queue[turn]
-            self._waiting -= 1
             if not queue:
                 del self.queues[key]
 

@@ -3,7 +3,6 @@
 import asyncio
 import copy
 import sys
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -103,7 +102,6 @@ class _ServesTheCancelled(KeyedLocks):
         queue = self.queues.get(key)
         if queue:
             turn, holder = queue.popitem(last=False)
-            self._waiting -= 1
             holder.locked_since = self._clock.monotonic()
             self.holders[key] = holder
             if not turn.done():
@@ -120,15 +118,8 @@ class CancelWhileWaitingLeaks(WithLocks):
 
 
 class _KeepsWhatCameTooLate(KeyedLocks):
-    async def _wait(self, key, holder, timeout):
-        turn = asyncio.get_running_loop().create_future()
-        self.queues.setdefault(key, OrderedDict())[turn] = holder
-        self._waiting += 1
-        try:
-            await turn
-        except BaseException:
-            self._withdraw(key, turn)
-            raise
+    def _give_up(self, key, turn):
+        self._withdraw(key, turn)
 
 
 @found_by("test_waiter_cancelled_as_its_turn_comes")

@@ -52,3 +52,20 @@ class FsyncHarness(DiskHarness):
 
 class TestDiskFsync(Conformance):
     harness_type = FsyncHarness
+
+
+class ExclusiveHarness(DiskHarness):
+    capabilities = DiskHarness.capabilities - {Capability.SHARED}
+    mode: ClassVar[dict[str, Any]] = {"exclusive": True}
+
+
+class TestDiskExclusive(Conformance):
+    harness_type = ExclusiveHarness
+
+
+class DebounceHarness(ExclusiveHarness):
+    mode: ClassVar[dict[str, Any]] = {"exclusive": True, "debounce": 2.0}
+
+
+class TestDiskDebounce(Conformance):
+    harness_type = DebounceHarness

@@ -12,8 +12,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SCENARIOS = {"change", "contended", "expiry", "import", "read", "serialization", "tracked"}
-SUBJECTS = {"memory", "memory/no-rollback", "token", "lock_dict", "pickle", "reflex_memory"}
+SCENARIOS = {
+    "change",
+    "contended",
+    "expiry",
+    "import",
+    "read",
+    "serialization",
+    "stored",
+    "tracked",
+}
+USUAL = {
+    "disk",
+    "memory",
+    "memory/no-rollback",
+    "token",
+    "pickle",
+    "lock_dict",
+    "write_rename",
+}
+VARIANTS = {"disk/fsync", "disk/exclusive", "disk/debounce", "write_rename/fsync"}
+PEERS = {"reflex_memory", "reflex_disk", "reflex_disk/debounced"}
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
 TINY = ["--tokens", "20", "--seconds", "0.005", "--repeats", "1", "--tasks", "4"]
@@ -48,6 +67,17 @@ def smoke(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def on_disk(tmp_path_factory):
+    """A run of every variant of the disk in its smallest form: process, JSON and directory."""
+    directory = tmp_path_factory.mktemp("files")
+    file = tmp_path_factory.mktemp("benchmarks") / "report.json"
+    options = ["--backends", "disk", "--directory", str(directory), "--json", str(file)]
+    done = run(*TINY, *options)
+    assert done.returncode == 0, done.stdout
+    return done, json.loads(file.read_text()), directory
+
+
+@pytest.fixture(scope="module")
 def two_rounds(tmp_path_factory):
     """The JSON of two rounds of one case on one of ours and its floor."""
     file = tmp_path_factory.mktemp("benchmarks") / "report.json"
@@ -62,7 +92,7 @@ def test_list_names_everything_there_is():
     done = run("--list")
     first_words = {line.split()[0] for line in done.stdout.splitlines() if line[0] == " "}
     assert done.returncode == 0
-    assert first_words >= SCENARIOS | SUBJECTS
+    assert first_words >= SCENARIOS | USUAL | VARIANTS | PEERS
 
 
 def test_every_scenario_runs(smoke):
@@ -79,8 +109,9 @@ def test_no_control_codes_when_not_on_a_terminal(smoke):
     done, report = smoke
     assert "\x1b" not in done.stdout + done.stderr
     assert "\r" not in done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("[")]
     cases = {tuple(measured["case"].items()) for measured in report["measurements"]}
-    assert len([line for line in done.stderr.splitlines() if line.startswith("[")]) == len(cases)
+    assert len(lines) == len(cases)
 
 
 def test_json_has_the_documented_shape(smoke):
@@ -111,7 +142,48 @@ def test_json_has_the_documented_shape(smoke):
 def test_peers_that_need_an_installation_are_left_out(smoke):
     """Without `--peers` only what costs nothing to have is measured beside ours."""
     _, report = smoke
-    assert {row["subject"] for row in report["rows"]} == SUBJECTS - {"reflex_memory"}
+    assert {row["subject"] for row in report["rows"]} == USUAL
+
+
+def test_every_variant_is_measured_when_its_backend_is_named(on_disk):
+    """A variant that is left out otherwise runs then, and brings its floor along."""
+    _, report, _ = on_disk
+    changes = {row["subject"] for row in report["rows"] if row["case"]["scenario"] == "change"}
+    assert changes == VARIANTS | {"disk", "write_rename", "lock_dict"}
+
+
+def test_a_variant_stands_beside_what_is_like_it(on_disk):
+    """A floor that names a variant takes the place of that of its backend."""
+    _, report, _ = on_disk
+    floors = {
+        row["subject"]: row["versus_floor"]["against"]
+        for row in report["rows"]
+        if row["case"]["scenario"] == "change" and row["role"] == "ours"
+    }
+    assert floors == {
+        "disk": "write_rename",
+        "disk/fsync": "write_rename/fsync",
+        "disk/exclusive": "write_rename",
+        "disk/debounce": "lock_dict",
+    }
+
+
+def test_files_lie_where_they_are_asked_for_and_are_gone_at_the_end(on_disk):
+    """The report tells the file system, and nothing is left in the directory."""
+    done, report, directory = on_disk
+    assert report["options"]["directory"] == str(directory)
+    assert f"files on {report['environment']['file_system']}" in " ".join(done.stdout.split())
+    assert list(directory.iterdir()) == []
+
+
+def test_stored_has_a_row_for_each_part(on_disk):
+    """What expires is swept; a floor has no sweep."""
+    _, report, _ = on_disk
+    rows = [row for row in report["rows"] if row["case"]["scenario"] == "stored"]
+    parts = ["few-open", "few-change", "open", "change"]
+    assert [row["part"] for row in rows if row["subject"] == "disk"] == [*parts, "sweep"]
+    assert [row["part"] for row in rows if row["subject"] == "write_rename"] == parts
+    assert {row["extra"]["grown"] > 0 for row in rows if row["part"] != "sweep"} == {True}
 
 
 def test_subjects_take_turns(two_rounds):
@@ -161,6 +233,7 @@ def test_tracked_has_a_row_for_each_part(smoke):
         (["--scenarios", "sleep"], "unknown scenario 'sleep'"),
         (["--backends", "token", "--scenarios", "read"], "none of these backends"),
         (["--json", "no-such-directory/report.json"], "cannot write to"),
+        (["--directory", "no-such-directory"], "cannot write to 'no-such-directory'"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
@@ -191,7 +264,10 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_the_children(tmp_path):
     """What was measured is printed and written, and no process is left."""
     tokens = str(1_000 + os.getpid() % 9_000)  # tells our children from those of another run
     file = tmp_path / "report.json"
+    files = tmp_path / "files"
+    files.mkdir()
     options = ["--scenarios", "expiry,read", "--tokens", tokens, "--repeats", "1"]
+    options += ["--backends", "memory", "--directory", str(files)]
     with start(*options, "--seconds", "5", "--json", str(file)) as process:
         assert process.stderr is not None
         assert "expiry" in process.stderr.readline()
@@ -203,6 +279,7 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_the_children(tmp_path):
     assert report["complete"] is False
     assert {row["case"]["scenario"] for row in report["rows"]} == {"expiry"}
     assert not [line for line in command_lines() if f'"tokens": {tokens}' in line]
+    assert list(files.iterdir()) == []
 
 
 def command_lines() -> list[str]:

@@ -13,7 +13,7 @@ LAYERS = [
     {"benchmarks", "statemgr"},  # the package itself: its names, for those who use it
     {"statemgr.events", "statemgr.testing"},
     {"statemgr.backends"},
-    {"statemgr.manager", "statemgr.modification", "statemgr.expiration"},
+    {"statemgr.manager", "statemgr.modification", "statemgr.expiration", "statemgr.live"},
     {
         *("statemgr.locks", "statemgr.record", "statemgr.settings", "statemgr.statistics"),
         *("statemgr.redaction", "statemgr.options"),

@@ -542,7 +542,7 @@ class TestClosing:
         await manager.close()
         with pytest.raises(StateManagerClosedError):
             await entering
-        assert manager.calls == ["begin", "close", "abort"]
+        assert manager.calls == ["begin", "abort", "close"]
 
 
 class TestOneLoop:

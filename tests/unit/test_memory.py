@@ -743,6 +743,20 @@ class TestExpiring:
         assert not await memory.has_state(PROFILE)
         assert await memory.get_state(CART) == Cart(["pen"])
 
+    async def test_who_waited_finds_no_state_that_expired_before_the_lock_was_taken(
+        self, memory: StateManagerMemory, clock: ManualClock
+    ) -> None:
+        """The first body of the ident is another class's, and came after the deadline."""
+        for item in ("pen", "ink"):  # from the second one on, the object is kept
+            await _add(memory, item)
+        clock.advance(LIFE)  # and no turn of the loop in which it could be purged
+        async with memory.modify_state(PROFILE):
+            second = _Entered(memory)
+            await asyncio.sleep(0)
+        await clock.settle()
+        assert second.state == Cart([])
+        await second.end()
+
     async def test_a_purge_between_a_release_and_the_waiters_turn_makes_no_second_holder(
         self, memory: StateManagerMemory, clock: ManualClock
     ) -> None:

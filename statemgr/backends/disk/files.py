@@ -34,6 +34,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -58,16 +59,19 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
 _LATEST = 9e9  # seconds: what a file's time can hold with nanoseconds in 64 bits
 _DIGEST_SIZE = 16
 _NAME_SIZE = 4 * _DIGEST_SIZE + 1
+_NAMES_KNOWN = 4096  # of idents and states, not to be digested again
 _TURNS = (".0", ".1")
 _COMMIT = ".commit"
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
+@lru_cache(_NAMES_KNOWN)
 def ident_name(lock_key: str) -> str:
     """Return the part of file names that stands for an ident."""
     return _digest(lock_key)
 
 
+@lru_cache(_NAMES_KNOWN)
 def state_name(cache_key: str) -> str:
     """Return the file name of a state: its ident's part first."""
     ident, _, class_key = cache_key.partition("/")

@@ -20,7 +20,6 @@ process's, and closing any descriptor of the file lets all of them go. Elsewhere
 file of its own, locked by flock(2) and unlinked by who lets it go.
 """
 
-import enum
 import errno
 import os
 import struct
@@ -82,14 +81,6 @@ class DirectoryClaim:
             os.close(descriptor)
 
 
-class Part(enum.IntEnum):
-    """The locks that one ident has."""
-
-    GATE = 0
-    LOCK = 1
-    BODY = 2
-
-
 class IdentLocks(ABC):
     """Lock idents of one directory against other processes, and other managers here.
 
@@ -97,9 +88,9 @@ class IdentLocks(ABC):
     """
 
     def __init__(self) -> None:
-        # By slot, who has the lock or wants it, and what he has.
+        # By slot, who has the lock or wants it, and which parts of it he has.
         self._owners: dict[str, object] = {}
-        self._parts: dict[str, list[Part]] = {}
+        self._parts: dict[str, range] = {}
         _inherited.add(self)
 
     def take(self, ident: str, owner: object) -> bool:
@@ -112,31 +103,33 @@ class IdentLocks(ABC):
         slot = ident[:_SLOT_SIZE]
         if self._owners.setdefault(slot, owner) is not owner:
             return False
-        parts = self._parts.setdefault(slot, [])
-        if not parts and self._try_lock(slot, Part.GATE):
-            parts.append(Part.GATE)
-        if parts and self._try_lock(slot, Part.LOCK):
-            parts.append(Part.LOCK)
-            if self._try_lock(slot, Part.BODY):
-                parts.append(Part.BODY)
-                self._unlock(slot, parts.pop(0))
+        if slot not in self._parts:
+            if self._try_lock(slot, _GATE_AND_ALL):
+                self._unlock(slot, _GATE)
+                self._parts[slot] = _ALL
                 return True
-            self._unlock(slot, parts.pop())
-        if not parts:
-            self.free(ident, owner)
-        return False
+            if not self._try_lock(slot, _GATE):
+                del self._owners[slot]
+                return False
+            self._parts[slot] = _GATE
+        if not self._try_lock(slot, _ALL):
+            return False
+        self._unlock(slot, _GATE)
+        self._parts[slot] = _ALL
+        return True
 
     def take_briefly(self, ident: str, owner: object) -> bool:
         """Take a lock that nobody has or waits for, to free it in the same step of a job."""
         slot = ident[:_SLOT_SIZE]
         if self._owners.setdefault(slot, owner) is not owner:
             return False
-        parts = self._parts[slot] = []
-        if self._try_lock(slot, Part.LOCK):
-            parts.append(Part.LOCK)
-            if not self._is_locked(slot, Part.GATE):
+        if self._try_lock(slot, _LOCK):
+            self._parts[slot] = _LOCK
+            if not self._is_locked(slot, _GATE):
                 return True
-        self.free(ident, owner)
+            self.free(ident, owner)
+        else:
+            del self._owners[slot]
         return False
 
     def is_in_use(self, ident: str) -> bool:
@@ -145,36 +138,38 @@ class IdentLocks(ABC):
         Who has it briefly does not count.
         """
         slot = ident[:_SLOT_SIZE]
-        return (
-            slot in self._owners
-            or self._is_locked(slot, Part.BODY)
-            or self._is_locked(slot, Part.GATE)
-        )
+        return slot in self._owners or self._is_locked(slot, _BODY) or self._is_locked(slot, _GATE)
 
     def free(self, ident: str, owner: object) -> None:
         """Let the lock go, or the place among those who wait. Does nothing without either."""
         slot = ident[:_SLOT_SIZE]
-        if self._owners.get(slot) is not owner:
-            return
-        del self._owners[slot]
-        for part in reversed(self._parts.pop(slot)):
-            self._unlock(slot, part)
+        if self._owners.get(slot) is owner:
+            del self._owners[slot]
+            self._unlock(slot, self._parts.pop(slot))
 
     @abstractmethod
     def close(self) -> None:
         """Let everything go."""
 
     @abstractmethod
-    def _try_lock(self, slot: str, part: Part) -> bool:
-        """Take a lock that this object does not have; return whether it was free."""
+    def _try_lock(self, slot: str, parts: range) -> bool:
+        """Take parts of a lock that this object does not have, all or none."""
 
     @abstractmethod
-    def _unlock(self, slot: str, part: Part) -> None:
-        """Let it go."""
+    def _unlock(self, slot: str, parts: range) -> None:
+        """Let them go."""
 
     @abstractmethod
-    def _is_locked(self, slot: str, part: Part) -> bool:
-        """Return whether somebody else has it."""
+    def _is_locked(self, slot: str, part: range) -> bool:
+        """Return whether somebody else has one part."""
+
+
+# The parts of a lock, as they lie beside each other.
+_GATE = range(1)
+_LOCK = range(1, 2)
+_BODY = range(2, 3)
+_ALL = range(1, 3)
+_GATE_AND_ALL = range(3)
 
 
 class RangeLocks(IdentLocks):
@@ -189,25 +184,42 @@ class RangeLocks(IdentLocks):
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
 
-    def _try_lock(self, slot: str, part: Part) -> bool:
+    def _try_lock(self, slot: str, parts: range) -> bool:
         try:
-            self._ask(fcntl.F_OFD_SETLK, fcntl.F_WRLCK, slot, part)
+            self._ask(fcntl.F_OFD_SETLK, fcntl.F_WRLCK, slot, parts)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):  # fcntl(2) allows either
                 return False
             raise
         return True
 
-    def _unlock(self, slot: str, part: Part) -> None:
-        self._ask(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, slot, part)
+    def _unlock(self, slot: str, parts: range) -> None:
+        self._ask(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, slot, parts)
 
-    def _is_locked(self, slot: str, part: Part) -> bool:
+    def _is_locked(self, slot: str, part: range) -> bool:
         answer = self._ask(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, slot, part)
         return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
-    def _ask(self, command: int, kind: int, slot: str, part: Part) -> bytes:
-        request = _FLOCK.pack(kind, os.SEEK_SET, int(slot, 16) * len(Part) + part, 1, 0)
+    def _ask(self, command: int, kind: int, slot: str, parts: range) -> bytes:
+        start = int(slot, 16) * 3 + parts.start
+        request = _FLOCK.pack(kind, os.SEEK_SET, start, len(parts), 0)
         return fcntl.fcntl(self._descriptor, command, request)
+
+
+class NoLocks(IdentLocks):
+    """Stand for locks where there is nobody to lock out."""
+
+    def close(self) -> None:
+        pass
+
+    def _try_lock(self, slot: str, parts: range) -> bool:
+        return True
+
+    def _unlock(self, slot: str, parts: range) -> None:
+        pass
+
+    def _is_locked(self, slot: str, part: range) -> bool:
+        return False
 
 
 class FileLocks(IdentLocks):
@@ -224,40 +236,58 @@ class FileLocks(IdentLocks):
             os.close(descriptor)
         self._descriptors.clear()
 
-    def _try_lock(self, slot: str, part: Part) -> bool:
-        path = self._path(slot, part)
-        while True:
-            descriptor = _open_lock_file(path)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if _is_at(descriptor, path):
-                    self._descriptors[path] = descriptor
-                    return True
-            except BlockingIOError:
-                os.close(descriptor)
-                return False
-            except BaseException:
-                os.close(descriptor)
-                raise
-            # Its last holder unlinked it after we had opened it: another one counts now.
-            os.close(descriptor)
-
-    def _unlock(self, slot: str, part: Part) -> None:
-        path = self._path(slot, part)
-        descriptor = self._descriptors.pop(path)
+    def _try_lock(self, slot: str, parts: range) -> bool:
+        taken: dict[str, int] = {}
         try:
-            os.unlink(path)  # while it is locked: whoever opened it before will notice
+            for part in parts:
+                path = self._path(slot, part)
+                descriptor = _try_lock_file(path)
+                if descriptor is None:
+                    return False
+                taken[path] = descriptor
+            self._descriptors |= taken
+            taken = {}
+            return True
         finally:
-            os.close(descriptor)
+            _unlock_files(taken)
 
-    def _is_locked(self, slot: str, part: Part) -> bool:
+    def _unlock(self, slot: str, parts: range) -> None:
+        paths = [self._path(slot, part) for part in parts]
+        _unlock_files({path: self._descriptors.pop(path) for path in paths})
+
+    def _is_locked(self, slot: str, part: range) -> bool:
         if not self._try_lock(slot, part):
             return True
         self._unlock(slot, part)
         return False
 
-    def _path(self, slot: str, part: Part) -> str:
-        return f"{self._directory}/{slot}.{part.name.lower()}"
+    def _path(self, slot: str, part: int) -> str:
+        return f"{self._directory}/{slot}.{part}"
+
+
+def _try_lock_file(path: str) -> int | None:
+    while True:
+        descriptor = _open_lock_file(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, path):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # Its last holder unlinked it after we had opened it: another one counts now.
+        os.close(descriptor)
+
+
+def _unlock_files(descriptors: dict[str, int]) -> None:
+    for path, descriptor in descriptors.items():
+        try:
+            os.unlink(path)  # while it is locked: whoever opened it before will notice
+        finally:
+            os.close(descriptor)
 
 
 def ident_locks(directory: Path) -> IdentLocks:

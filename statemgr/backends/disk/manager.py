@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 from statemgr.backends.disk.files import StateDirectory, UnsyncedError, ident_name, ident_of
-from statemgr.backends.disk.locks import DirectoryClaim, ident_locks
+from statemgr.backends.disk.locks import DirectoryClaim, IdentLocks, NoLocks, ident_locks
 from statemgr.backends.disk.records import PURGED, Found, Place, StateRecords, places_of
 from statemgr.backends.disk.trips import Job, Trips
 from statemgr.errors import (
@@ -32,7 +32,7 @@ from statemgr.expiration import StateManagerExpiration
 from statemgr.locks import KeyedLocks
 from statemgr.manager import ManagerOptions, StateManager, manager_options
 from statemgr.modification import StateModification
-from statemgr.options import OPTIONS, check_option
+from statemgr.options import OPTIONS, check_option, refused
 from statemgr.record import RecordCodec
 from statemgr.statistics import StateInfo, Statistics
 from statemgr.token import AnyToken
@@ -77,6 +77,14 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         BackendUnavailableError: If the directory cannot be made or used.
     """
 
+    def __new__(cls, *_: Any, exclusive: bool = False, **__: Any) -> Self:
+        """Make a manager of the one kind or the other."""
+        if exclusive and cls is StateManagerDisk:
+            from statemgr.backends.disk.exclusive import ExclusiveStateManagerDisk
+
+            return cast("Self", object.__new__(ExclusiveStateManagerDisk))
+        return super().__new__(cls)
+
     def __init__(
         self,
         directory: "str | os.PathLike[str]" = OPTIONS["disk_directory"].default,
@@ -92,6 +100,8 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         check_option("disk_exclusive", exclusive)
         check_option("disk_debounce", debounce)
         check_option("disk_fsync", fsync)
+        if debounce and not exclusive:
+            raise refused("disk_debounce", repr(debounce), "0 unless disk_exclusive is True")
         codec = RecordCodec(
             compress_above=compress_above,
             encryption_keys=encryption_keys,
@@ -106,7 +116,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         try:
             self._files = StateDirectory(self.directory, fsync=fsync)
             self._claim = DirectoryClaim(self.directory / "lock", exclusive=exclusive)
-            self._idents = ident_locks(self.directory)
+            self._idents: IdentLocks = NoLocks() if exclusive else ident_locks(self.directory)
         except OSError as error:
             raise _unavailable(f"{self.directory} cannot be used", error) from error
         self._records = StateRecords(self._files, codec, self._idents, self._clock)
@@ -147,18 +157,19 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         except BaseException:
             await self._leave(modification, self._freeing(modification))
             raise
-        self._touch_found(places, loaded)
 
     async def _commit(
         self, modification: StateModification[Any], payloads: Sequence[bytes]
     ) -> None:
         places = places_of(modification.tokens)
-        await self._leave(modification, self._saving(modification, places, payloads))
+        deadline = self._clock.time() + self.token_expiration
+        job = self._records.saving(places, payloads, deadline, modification)
+        await self._leave(modification, job)
         self._touch_found(places, payloads)
 
     async def _abort(self, modification: StateModification[Any]) -> None:
         if self._trips.closed:  # which has let the lock go
-            self._release(modification)
+            self._let_go(modification)
             return
         places = places_of(modification.tokens)
         deadline = self._clock.time() + self.token_expiration
@@ -167,8 +178,13 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
     async def _write(self, modification: StateModification[Any]) -> None:
         payloads = (self._encode(modification.token, modification.state),)
         places = places_of(modification.tokens)
-        await self._take(modification, lambda _: self._saving(modification, places, payloads))
-        self._release(modification)
+
+        def replacing(_: float) -> Job[None]:
+            deadline = self._clock.time() + self.token_expiration
+            return self._records.replacing(places, payloads, deadline, modification)
+
+        await self._take(modification, replacing)
+        self._let_go(modification)
         self._touch_found(places, payloads)
 
     async def _delete(self, modification: StateModification[Any]) -> bool:
@@ -176,18 +192,9 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         found = await self._take(
             modification, lambda since: self._records.deleting(place, since, modification)
         )
-        self._release(modification)
+        self._let_go(modification)
         self._token_expires_at.pop(place.name, None)
         return found
-
-    def _saving(
-        self,
-        modification: StateModification[Any],
-        places: Sequence[Place],
-        payloads: Sequence[bytes],
-    ) -> Job[None]:
-        deadline = self._clock.time() + self.token_expiration
-        return self._records.saving(places, payloads, deadline, modification)
 
     def _freeing(self, modification: StateModification[Any]) -> Job[None]:
         return self._records.freeing(modification.grant, modification)
@@ -258,9 +265,9 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         try:
             return await self._trip(job, modification.lock_key)
         finally:
-            self._release(modification)
+            self._let_go(modification)
 
-    def _release(self, modification: StateModification[Any]) -> None:
+    def _let_go(self, modification: StateModification[Any]) -> None:
         lock_key = modification.lock_key
         self._locks.release(lock_key)
         if lock_key not in self._locks.holders:
@@ -272,9 +279,9 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
     async def _read(self, tokens: Sequence[AnyToken]) -> Sequence[Any]:
         places = places_of(tokens)
         found = await self._look(places, renew=True)
-        return [self._read_one(token, one) for token, one in zip(tokens, found, strict=True)]
+        return [self._state_read(token, one) for token, one in zip(tokens, found, strict=True)]
 
-    def _read_one(self, token: AnyToken, found: Found) -> Any:
+    def _state_read(self, token: AnyToken, found: Found) -> Any:
         if found is None:
             self._misses += 1
         else:
@@ -336,16 +343,19 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
 
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
         now = self._now()
-        for key, deadline in zip(
-            keys, await self._trip(self._records.purging(keys, now)), strict=True
-        ):
-            if deadline is PURGED:
+        outcomes = await self._trip(self._records.purging(keys, self._clock.time()))
+        for key, outcome in zip(keys, outcomes, strict=True):
+            if outcome is PURGED:
                 self._purged += 1
-            still = self._expires_at(key)
-            if still is not None and still <= now:  # else it was used meanwhile
+            deadline = self._expires_at(key)
+            if deadline is not None and deadline <= now:  # else it was used meanwhile
                 del self._token_expires_at[key]
-                if isinstance(deadline, float):
-                    self._track_token(key, deadline)
+                if isinstance(outcome, float):
+                    self._track_file(key, outcome)
+
+    def _track_file(self, name: str, deadline: float) -> None:
+        """Have a file looked at when its state expires: wall clock, seconds."""
+        self._track_token(name, deadline - self._clock.time() + self._now())
 
     def _started(self) -> None:
         self._scan_task = asyncio.get_running_loop().create_task(
@@ -361,18 +371,21 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
                 await self._scan()
             except BackendUnavailableError:
                 logger.exception("%s cannot be searched for expired states", self.directory)
-            over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            timer = self._clock.call_later(self.token_expiration, _end, over)
-            try:
-                await over
-            finally:
-                timer.cancel()
+            await self._sleep_for(self.token_expiration)
+
+    async def _sleep_for(self, seconds: float) -> None:
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(seconds, _end, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
 
     async def _scan(self) -> None:
         names = self._files.names()
         while (batch := await self._trip(self._records.scanning(names))) is not None:
             for name, deadline in batch:
-                self._track_token(name, deadline)
+                self._track_file(name, deadline)
 
     # The manager's life
 
@@ -394,11 +407,17 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         for pause in self._pauses:
             if not pause.done():
                 pause.set_exception(self._refused())
+        await self._stop_scan()
+        self._token_expires_at.clear()
+        await self._stop_expiration()
+        await self._close_directory()
+
+    async def _stop_scan(self) -> None:
         if self._scan_task is not None:
             self._scan_task.cancel()
             await asyncio.wait([self._scan_task])
-        self._token_expires_at.clear()
-        await self._stop_expiration()
+
+    async def _close_directory(self) -> None:
         await self._trips.close()
         self._idents.close()
         self._claim.close()

@@ -88,13 +88,18 @@ class StateRecords:
             return [error for _ in places]
         return [self._load(place, since) for place in places]
 
+    def fetching(self, places: Sequence[Place]) -> Job[list[Record | StateDecodeError | None]]:
+        """Return records of any idents, whether they have expired or not."""
+        for ident in {place.ident for place in places}:
+            yield from self._recovering(ident)
+        return [self._open(place, self._files.read_locked(place.name)) for place in places]
+
     def saving(
         self, places: Sequence[Place], payloads: Sequence[bytes], deadline: float, owner: object
     ) -> Job[None]:
-        """Write records, all or none."""
+        """Write records, all or none. For who has loaded them."""
         ident = places[0].ident
         try:
-            yield from self._recovering(ident)
             records = [
                 NewRecord(place.name, self._pack(place, payload, deadline), deadline)
                 for place, payload in zip(places, payloads, strict=True)
@@ -102,6 +107,17 @@ class StateRecords:
             yield from self._files.write_together(ident, records)
         finally:
             self._idents.free(ident, owner)
+
+    def replacing(
+        self, places: Sequence[Place], payloads: Sequence[bytes], deadline: float, owner: object
+    ) -> Job[None]:
+        """Write records that were not loaded."""
+        try:
+            yield from self._recovering(places[0].ident)
+        except BaseException:
+            self._idents.free(places[0].ident, owner)
+            raise
+        yield from self.saving(places, payloads, deadline, owner)
 
     def deleting(self, place: Place, since: float, owner: object) -> Job[bool]:
         """Remove a record; return whether it had not expired by `since`."""
@@ -114,7 +130,7 @@ class StateRecords:
         return record is not None and not _has_expired(record, since)
 
     def renewing(self, places: Sequence[Place], deadline: float, owner: object) -> Job[None]:
-        """Renew the records that are there."""
+        """Renew the records of one ident that are there."""
         try:
             for place in places:
                 self._files.renew(place.name, deadline)
@@ -235,23 +251,31 @@ class StateRecords:
 
     def listing(self, names: Iterator[str]) -> Job[list[StateInfo] | None]:
         """Describe the next states of a directory, None at its end."""
+        described = yield from self.describing(names)
+        if described is None:
+            return None
+        return [
+            info for place, info in described if not self._is_gone(place, info.expires_at, None)
+        ]
+
+    def describing(self, names: Iterator[str]) -> Job[list[tuple[Place, StateInfo]] | None]:
+        """Do the same, and describe what has expired too."""
         batch = list(islice(names, _LIST_SLICE))
         if not batch:
             return None
         yield from ()
-        infos = (self._describe(name) for name in filter(is_record, batch))
-        return [info for info in infos if info is not None]
+        described = (self._describe(name) for name in filter(is_record, batch))
+        return [one for one in described if one is not None]
 
-    def _describe(self, name: str) -> StateInfo | None:
+    def _describe(self, name: str) -> tuple[Place, StateInfo] | None:
         """Describe a state, None if it is gone or cannot be read."""
         head, renewed_until = self._read_head(name)
         if head is None:
             return None
-        expires_at = max(head.expires_at, renewed_until)
-        if self._is_gone(Place(name, head.cache_key), expires_at, None):
-            return None
         lock_key, _, class_name = head.cache_key.partition("/")
-        return StateInfo(ident_of_key(lock_key), class_name, head.size, expires_at)
+        expires_at = max(head.expires_at, renewed_until)
+        info = StateInfo(ident_of_key(lock_key), class_name, head.size, expires_at)
+        return Place(name, head.cache_key), info
 
     def _read_head(self, name: str) -> tuple[RecordHead | None, float]:
         for size in _HEAD_SIZES:

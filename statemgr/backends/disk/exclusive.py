@@ -1,0 +1,382 @@
+"""`ExclusiveStateManagerDisk`: a directory for one process, whose states are in memory too.
+
+What was read once is not read again: nobody else changes it. A change is written before it is
+acknowledged; or, with a debounce, it is acknowledged in memory, and the bytes that were committed
+last are written when the debounce is over. Renewed deadlines are written by and by.
+
+While writing fails, nothing more is acknowledged that is not written: a change is then written at
+once, and its caller gets the error.
+"""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from statemgr.backends.disk.files import ident_name, ident_of, state_name
+from statemgr.backends.disk.manager import StateManagerDisk
+from statemgr.backends.disk.records import PURGED, places_of
+from statemgr.backends.disk.trips import Job
+from statemgr.errors import BackendUnavailableError, CommitUncertainError, StateDecodeError
+from statemgr.live import NONE, Entry, LiveStates
+from statemgr.modification import StateModification
+from statemgr.record import Record
+from statemgr.statistics import StateInfo
+from statemgr.token import AnyToken
+
+logger = logging.getLogger("statemgr")
+
+_RENEW_DELAY = 1.0  # seconds until renewed deadlines are written, if nothing else is
+_RETRY_DELAY = 1.0  # seconds until what could not be written is tried again
+_FLUSH_SLICE = 64  # idents written in one trip
+
+
+class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
+    """What `StateManagerDisk(exclusive=True)` is."""
+
+    def __init__(self, *args: Any, debounce: float = 0.0, **options: Any) -> None:
+        super().__init__(*args, debounce=debounce, **options)
+        self._init_live(rollback=True)
+        self._debounce = debounce
+        self._loaded: set[str] = set()  # the file names of all entries
+        self._leftovers: set[str] = set()  # files of states that a look-up found to be expired
+        # What is to be written, in the order of asking: by key, whether it is the state, or its
+        # deadline only.
+        self._unwritten: dict[str, bool] = {}
+        self._saving: set[str] = set()  # idents of which a change is being written
+        self._writing: asyncio.Task[None] | None = None
+        self._failing = False
+
+    # Changing
+
+    def _begin_nowait(self, modification: StateModification[Any], now: float) -> bool:
+        entry = self._entries.get(modification.state_key or "")
+        if entry is None or entry.live is NONE:
+            return False
+        return super()._begin_nowait(modification, now)
+
+    async def _begin(self, modification: StateModification[Any]) -> None:
+        await self._locks.acquire(modification.lock_key, modification, modification.timeout)
+        try:
+            self._check_open()
+            for token, error in await self._fetch(modification.tokens):
+                self._recover(token, error)
+                await self._trip(self._records.setting_aside(places_of((token,))))
+        except BaseException:
+            self._release(modification.lock_key)
+            raise
+        self._load(modification)
+        if self._set_aside:
+            await self._move_aside(modification)
+
+    def _commit_nowait(self, modification: StateModification[Any], now: float) -> bool:
+        if not self._debounce or self._failing:
+            return False
+        super()._commit_nowait(modification, now)
+        self._write_later(modification.tokens, state=True)
+        return True
+
+    async def _commit(
+        self, modification: StateModification[Any], payloads: Sequence[bytes]
+    ) -> None:
+        try:
+            await self._save(modification.tokens, modification.states(), payloads)
+        except BaseException:
+            for token in modification.tokens:
+                self._forget_live(token)
+            raise
+        finally:
+            self._release(modification.lock_key)
+
+    async def _move_aside(self, modification: StateModification[Any]) -> None:
+        """Move records to the quarantine that could be read, but not decoded."""
+        damaged = [t for t in modification.tokens if self._set_aside.pop(t.cache_key, None)]
+        try:
+            keys = [token.cache_key for token in damaged if token.cache_key in self._unwritten]
+            if keys:
+                await self._flush_ident(keys)
+            if damaged:
+                await self._trip(self._records.setting_aside(places_of(damaged)))
+        except BaseException:
+            self._release(modification.lock_key)
+            raise
+        for token in damaged:
+            self._forget(token)
+
+    async def _abort(self, modification: StateModification[Any]) -> None:
+        await super()._abort(modification)
+        self._write_later(modification.tokens, state=False)
+
+    async def _write(self, modification: StateModification[Any]) -> None:
+        token, state = modification.token, modification.state
+        payload = self._encode(token, state)
+        await self._locks.acquire(token.lock_key, modification)
+        try:
+            self._check_open()
+            # What is there now need not be read: it is replaced.
+            await self._save((token,), (state,), (payload,))
+            self._forget_live(token)
+        finally:
+            self._release(token.lock_key)
+
+    async def _delete(self, modification: StateModification[Any]) -> bool:
+        token = modification.token
+        (place,) = places_of((token,))
+        await self._locks.acquire(token.lock_key, modification)
+        try:
+            self._check_open()
+            found = self._find(token) is not None
+            since = self._to_wall_clock(modification.locked_since)
+            stored = await self._trip(self._records.deleting(place, since, self))
+            self._forget(token)
+        finally:
+            self._release(token.lock_key)
+        return found or stored
+
+    async def _save(
+        self, tokens: Sequence[AnyToken], states: Sequence[Any], payloads: Sequence[bytes]
+    ) -> None:
+        """Write states, all or none, and have them in memory then."""
+        now, lock_key = self._now(), tokens[0].lock_key
+        deadline = self._to_wall_clock(now) + self.token_expiration
+        written: list[bool] = []
+        job = self._records.saving(places_of(tokens), payloads, deadline, self)
+        self._saving.add(lock_key)
+        try:
+            await self._trip(_noting(job, written), lock_key)
+        finally:
+            self._saving.discard(lock_key)
+            if written and self._refusal is None:  # also if this was cancelled meanwhile
+                for token, state, payload in zip(tokens, states, payloads, strict=True):
+                    self._unwritten.pop(token.cache_key, None)
+                    self._store(token, state, payload, now)
+
+    # Reading
+
+    async def _read(self, tokens: Sequence[AnyToken]) -> Sequence[Any]:
+        errors = dict(await self._fetch(tokens))
+        states = [
+            self._recover(token, errors[token]) if token in errors else self._read_one(token)
+            for token in tokens
+        ]
+        self._write_later(tokens, state=False)
+        return states
+
+    async def _has(self, token: AnyToken) -> bool:
+        return bool(await self._fetch((token,))) or await super()._has(token)
+
+    async def _renew(self, token: AnyToken) -> bool:
+        if await self._fetch((token,)):
+            return True
+        self._write_later((token,), state=False)
+        return await super()._renew(token)
+
+    async def _fetch(self, tokens: Iterable[AnyToken]) -> list[tuple[AnyToken, StateDecodeError]]:
+        """Read what is not in memory; return what cannot be read."""
+        missing = [token for token in tokens if token.cache_key not in self._entries]
+        if not missing:
+            return []
+        errors: list[tuple[AnyToken, StateDecodeError]] = []
+        found = await self._trip(self._records.fetching(places_of(missing)))
+        for token, record in zip(missing, found, strict=True):
+            if isinstance(record, StateDecodeError):
+                errors.append((token, self._undecodable(token, record)))
+            elif record is not None and token.cache_key not in self._entries:
+                self._adopt(token, record)
+        return errors
+
+    def _adopt(self, token: AnyToken, record: Record) -> None:
+        """Take a record that was read into memory."""
+        key, name = token.cache_key, state_name(token.cache_key)
+        self._token_expires_at.pop(name, None)
+        deadline = self._track_token(key, self._from_wall_clock(record.expires_at))
+        deadline.expires_at = self._from_wall_clock(record.expires_at)
+        self._entries[key] = Entry(token, NONE, record.payload, deadline)
+        self._loaded.add(name)
+
+    async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
+        async for info in LiveStates._list(self, prefix):
+            yield info
+        names = self._files.names()
+        while (batch := await self._trip(self._records.describing(names))) is not None:
+            now = self._clock.time()
+            for place, info in batch:
+                if (
+                    info.ident.startswith(prefix)
+                    and place.name not in self._loaded
+                    and info.expires_at > now
+                ):
+                    yield info
+
+    # Entries
+
+    def _store(self, token: AnyToken, state: object, payload: bytes | None, now: float) -> None:
+        super()._store(token, state, payload, now)
+        name = state_name(token.cache_key)
+        if name not in self._loaded:
+            self._loaded.add(name)
+            self._token_expires_at.pop(name, None)
+
+    def _drop(self, key: str) -> None:
+        self._forget(self._entries[key].token)
+        name = state_name(key)
+        self._leftovers.add(name)
+        self._track_token(name, self._now())
+
+    def _forget(self, token: AnyToken) -> None:
+        """Have nothing in memory of a state whose file is gone."""
+        name = state_name(token.cache_key)
+        self._entries.pop(token.cache_key, None)
+        self._unwritten.pop(token.cache_key, None)
+        self._loaded.discard(name)
+        for key in (token.cache_key, name):
+            self._token_expires_at.pop(key, None)
+
+    def _track_file(self, name: str, deadline: float) -> None:
+        if name not in self._loaded:
+            super()._track_file(name, deadline)
+
+    def _forget_live(self, token: AnyToken) -> None:
+        entry = self._entries.get(token.cache_key)
+        if entry is not None:
+            entry.live = NONE
+
+    def _lock_held_of(self, key: str) -> str | None:
+        return super()._lock_held_of(key) if key in self._entries else None
+
+    async def _drop_tokens(self, keys: Sequence[str]) -> None:
+        """Drop entries, and the files of these and of states that are not in memory."""
+        locked = set(map(ident_name, self._locks.holders))
+        doomed: dict[str, bool] = {}  # names of files, and whether they are still to be counted
+        for key in keys:
+            if key in self._entries:
+                self._forget(self._entries[key].token)
+                doomed[state_name(key)] = True
+                continue
+            self._token_expires_at.pop(key, None)
+            if ident_of(key) in locked:
+                self._track_token(key, self._now() + _RETRY_DELAY)
+            elif key not in self._loaded:
+                doomed[key] = False
+        outcomes = await self._trip(self._records.purging(list(doomed), self._clock.time()))
+        for (name, counts), outcome in zip(doomed.items(), outcomes, strict=True):
+            self._purged += counts or (outcome is PURGED and name not in self._leftovers)
+            self._leftovers.discard(name)
+            if isinstance(outcome, float):
+                self._track_file(name, outcome)
+
+    # Writing behind
+
+    def _write_later(self, tokens: Iterable[AnyToken], *, state: bool) -> None:
+        if self._refusal is not None:
+            return
+        for token in tokens:
+            key = token.cache_key
+            if key in self._entries:
+                self._unwritten[key] = self._unwritten.get(key, False) or state
+        if self._unwritten and self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(
+                self._write_until_done(),
+                name=f"{type(self).__name__} writer",
+                context=contextvars.Context(),
+            )
+
+    async def _write_until_done(self) -> None:
+        try:
+            while self._unwritten:
+                await self._sleep_for(
+                    _RETRY_DELAY if self._failing else self._debounce or _RENEW_DELAY
+                )
+                try:
+                    await self._flush()
+                except (BackendUnavailableError, CommitUncertainError):
+                    logger.exception(
+                        "what changed cannot be written; trying again in %g s", _RETRY_DELAY
+                    )
+        finally:
+            self._writing = None
+
+    async def _flush(self) -> None:
+        """Write what is to be written.
+
+        Raises:
+            BackendUnavailableError: If some of it cannot be written; that is kept.
+        """
+        by_ident: dict[str, list[str]] = {}
+        for key in self._unwritten:
+            lock_key = key.partition("/")[0]
+            if lock_key not in self._saving:  # else an older state could come after a newer one
+                by_ident.setdefault(lock_key, []).append(key)
+        groups = list(by_ident.values())
+        failure: BaseException | None = None
+        for start in range(0, len(groups), _FLUSH_SLICE):
+            flushed = groups[start : start + _FLUSH_SLICE]
+            outcomes = await asyncio.gather(
+                *map(self._flush_ident, flushed), return_exceptions=True
+            )
+            failure = next(filter(None, outcomes), failure)
+        self._failing = failure is not None
+        if failure is not None:
+            raise failure
+
+    async def _flush_ident(self, keys: Sequence[str]) -> None:
+        """Write what has changed of one ident, all or none."""
+        kinds = {key: self._unwritten.pop(key) for key in keys if key in self._unwritten}
+        entries = [(self._entries[key], state) for key, state in kinds.items()]
+        if not entries:  # they have expired since this was called for
+            return
+        try:
+            await self._trip(self._flushing(entries))
+        except BaseException:
+            for key, state in kinds.items():
+                if key in self._entries:
+                    self._unwritten[key] = self._unwritten.get(key, False) or state
+            raise
+
+    def _flushing(self, entries: Sequence[tuple[Entry, bool]]) -> Job[None]:
+        changed = [
+            (entry, entry.payload)
+            for entry, state in entries
+            if state and entry.payload is not None
+        ]
+        deadlines = [self._to_wall_clock(entry.deadline.expires_at) for entry, _ in entries]
+        renewed = [places_of((entry.token,)) for entry, _ in entries]
+        saving = self._records.saving(
+            places_of(entry.token for entry, _ in changed),
+            [payload for _, payload in changed],
+            max(deadlines),
+            self,
+        )
+
+        def job() -> Job[None]:
+            for places, deadline in zip(renewed, deadlines, strict=True):
+                yield from self._records.renewing(places, deadline, self)
+            if changed:
+                yield from saving
+
+        return job()
+
+    # The manager's life
+
+    async def _close(self) -> None:
+        self._locks.fail_waiters(self._refused)
+        await self._stop_scan()
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
+        await self._flush()
+        await LiveStates._close(self)
+        await self._close_directory()
+
+    def _to_wall_clock(self, monotonic: float) -> float:
+        return monotonic - self._now() + self._clock.time()
+
+    def _from_wall_clock(self, wall: float) -> float:
+        return wall - self._clock.time() + self._now()
+
+
+def _noting(job: Job[None], done: list[bool]) -> Job[None]:
+    """Run a job, and note that it has succeeded, for who is cancelled meanwhile."""
+    yield from job
+    done.append(True)
