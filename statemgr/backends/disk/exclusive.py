@@ -12,11 +12,11 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from statemgr.backends.disk.files import ident_name, ident_of, state_name
 from statemgr.backends.disk.manager import StateManagerDisk
-from statemgr.backends.disk.records import PURGED, places_of
+from statemgr.backends.disk.records import PURGED, Change, places_of
 from statemgr.backends.disk.trips import Job
 from statemgr.errors import BackendUnavailableError, CommitUncertainError, StateDecodeError
 from statemgr.live import NONE, Entry, LiveStates
@@ -24,6 +24,8 @@ from statemgr.modification import StateModification
 from statemgr.record import Record
 from statemgr.statistics import StateInfo
 from statemgr.token import AnyToken
+
+T = TypeVar("T")
 
 logger = logging.getLogger("statemgr")
 
@@ -115,7 +117,11 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         try:
             self._check_open()
             # What is there now need not be read: it is replaced.
-            await self._save((token,), (state,), (payload,))
+            if self._debounce and not self._failing:
+                self._store(token, state, payload, self._now())
+                self._write_later((token,), state=True)
+            else:
+                await self._save((token,), (state,), (payload,))
             self._forget_live(token)
         finally:
             self._release(token.lock_key)
@@ -123,14 +129,17 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
     async def _delete(self, modification: StateModification[Any]) -> bool:
         token = modification.token
         (place,) = places_of((token,))
+        deleted: list[bool] = []
         await self._locks.acquire(token.lock_key, modification)
         try:
             self._check_open()
             found = self._find(token) is not None
             since = self._to_wall_clock(modification.locked_since)
-            stored = await self._trip(self._records.deleting(place, since, self))
-            self._forget(token)
+            deleting = self._records.deleting(place, since, self)
+            stored = await self._trip(_noting(deleting, deleted))
         finally:
+            if deleted:  # also if this was cancelled meanwhile
+                self._forget(token)
             self._release(token.lock_key)
         return found or stored
 
@@ -141,10 +150,11 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         now, lock_key = self._now(), tokens[0].lock_key
         deadline = self._to_wall_clock(now) + self.token_expiration
         written: list[bool] = []
-        job = self._records.saving(places_of(tokens), payloads, deadline, self)
+        places = places_of(tokens)
+        changes = [Change(*one, deadline) for one in zip(places, payloads, strict=True)]
         self._saving.add(lock_key)
         try:
-            await self._trip(_noting(job, written), lock_key)
+            await self._trip(_noting(self._records.saving(changes, self), written), lock_key)
         finally:
             self._saving.discard(lock_key)
             if written and self._refusal is None:  # also if this was cancelled meanwhile
@@ -248,20 +258,28 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
         """Drop entries, and the files of these and of states that are not in memory."""
         locked = set(map(ident_name, self._locks.holders))
-        doomed: dict[str, bool] = {}  # names of files, and whether they are still to be counted
+        expired, doomed = [], []  # in memory, and in files only
         for key in keys:
             if key in self._entries:
                 self._forget(self._entries[key].token)
-                doomed[state_name(key)] = True
+                expired.append(state_name(key))
                 continue
             self._token_expires_at.pop(key, None)
             if ident_of(key) in locked:
                 self._track_token(key, self._now() + _RETRY_DELAY)
             elif key not in self._loaded:
-                doomed[key] = False
-        outcomes = await self._trip(self._records.purging(list(doomed), self._clock.time()))
-        for (name, counts), outcome in zip(doomed.items(), outcomes, strict=True):
-            self._purged += counts or (outcome is PURGED and name not in self._leftovers)
+                doomed.append(key)
+        if expired:
+            await self._trip(self._records.dropping(expired))
+            self._purged += len(expired)
+        if doomed:
+            await self._purge_files(doomed)
+
+    async def _purge_files(self, names: Sequence[str]) -> None:
+        outcomes = await self._trip(self._records.purging(names, self._clock.time()))
+        for name, outcome in zip(names, outcomes, strict=True):
+            if outcome is PURGED and name not in self._leftovers:
+                self._purged += 1
             self._leftovers.discard(name)
             if isinstance(outcome, float):
                 self._track_file(name, outcome)
@@ -335,25 +353,20 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             raise
 
     def _flushing(self, entries: Sequence[tuple[Entry, bool]]) -> Job[None]:
-        changed = [
-            (entry, entry.payload)
-            for entry, state in entries
-            if state and entry.payload is not None
-        ]
-        deadlines = [self._to_wall_clock(entry.deadline.expires_at) for entry, _ in entries]
-        renewed = [places_of((entry.token,)) for entry, _ in entries]
-        saving = self._records.saving(
-            places_of(entry.token for entry, _ in changed),
-            [payload for _, payload in changed],
-            max(deadlines),
-            self,
-        )
+        changes, renewals = [], []
+        for entry, state in entries:
+            places = places_of((entry.token,))
+            deadline = self._to_wall_clock(entry.deadline.expires_at)
+            if state and entry.payload is not None:
+                changes.append(Change(places[0], entry.payload, deadline))
+            else:
+                renewals.append(self._records.renewing(places, deadline, self))
 
         def job() -> Job[None]:
-            for places, deadline in zip(renewed, deadlines, strict=True):
-                yield from self._records.renewing(places, deadline, self)
-            if changed:
-                yield from saving
+            for renewal in renewals:
+                yield from renewal
+            if changes:
+                yield from self._records.saving(changes, self)
 
         return job()
 
@@ -376,7 +389,8 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         return wall - self._clock.time() + self._now()
 
 
-def _noting(job: Job[None], done: list[bool]) -> Job[None]:
+def _noting(job: Job[T], done: list[bool]) -> Job[T]:
     """Run a job, and note that it has succeeded, for who is cancelled meanwhile."""
-    yield from job
+    result = yield from job
     done.append(True)
+    return result

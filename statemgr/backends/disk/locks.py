@@ -55,6 +55,7 @@ class DirectoryClaim:
     """
 
     def __init__(self, path: Path, *, exclusive: bool) -> None:
+        self._descriptor = -1
         self._descriptor = _open_lock_file(path)
         _inherited.add(self)
         if fcntl is None:  # then only exclusive managers are made, and this cannot be checked
@@ -73,6 +74,9 @@ class DirectoryClaim:
         except BaseException:
             self.close()
             raise
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let the directory go."""
@@ -147,6 +151,9 @@ class IdentLocks(ABC):
             del self._owners[slot]
             self._unlock(slot, self._parts.pop(slot))
 
+    def __del__(self) -> None:
+        self.close()
+
     @abstractmethod
     def close(self) -> None:
         """Let everything go."""
@@ -177,6 +184,7 @@ class RangeLocks(IdentLocks):
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
+        self._descriptor = -1
         self._descriptor = _open_lock_file(directory / "idents")
 
     def close(self) -> None:
@@ -227,9 +235,9 @@ class FileLocks(IdentLocks):
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
+        self._descriptors: dict[str, int] = {}
         self._directory = directory / "locks"
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        self._descriptors: dict[str, int] = {}
 
     def close(self) -> None:
         for descriptor in self._descriptors.values():

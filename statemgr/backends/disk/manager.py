@@ -11,6 +11,7 @@ state that was seen to be gone does not come back.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import errno
 import logging
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 from statemgr.backends.disk.files import StateDirectory, UnsyncedError, ident_name, ident_of
 from statemgr.backends.disk.locks import DirectoryClaim, IdentLocks, NoLocks, ident_locks
-from statemgr.backends.disk.records import PURGED, Found, Place, StateRecords, places_of
+from statemgr.backends.disk.records import PURGED, Change, Found, Place, StateRecords, places_of
 from statemgr.backends.disk.trips import Job, Trips
 from statemgr.errors import (
     BackendUnavailableError,
@@ -113,12 +114,16 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         self._names: dict[str, str] = {}  # of idents whose lock is held here: their lock keys
         self._pauses: set[asyncio.Future[None]] = set()  # waits for another process's lock
         self._scan_task: asyncio.Task[None] | None = None
-        try:
-            self._files = StateDirectory(self.directory, fsync=fsync)
-            self._claim = DirectoryClaim(self.directory / "lock", exclusive=exclusive)
-            self._idents: IdentLocks = NoLocks() if exclusive else ident_locks(self.directory)
-        except OSError as error:
-            raise _unavailable(f"{self.directory} cannot be used", error) from error
+        with contextlib.ExitStack() as opened:
+            try:
+                self._files = StateDirectory(self.directory, fsync=fsync)
+                opened.callback(self._files.close)
+                self._claim = DirectoryClaim(self.directory / "lock", exclusive=exclusive)
+                opened.callback(self._claim.close)
+                self._idents: IdentLocks = NoLocks() if exclusive else ident_locks(self.directory)
+            except OSError as error:
+                raise _unavailable(f"{self.directory} cannot be used", error) from error
+            opened.pop_all()
         self._records = StateRecords(self._files, codec, self._idents, self._clock)
         self._trips = Trips("statemgr-disk", syncs=fsync)
 
@@ -161,10 +166,10 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
     async def _commit(
         self, modification: StateModification[Any], payloads: Sequence[bytes]
     ) -> None:
-        places = places_of(modification.tokens)
         deadline = self._clock.time() + self.token_expiration
-        job = self._records.saving(places, payloads, deadline, modification)
-        await self._leave(modification, job)
+        places = places_of(modification.tokens)
+        changes = [Change(*one, deadline) for one in zip(places, payloads, strict=True)]
+        await self._leave(modification, self._records.saving(changes, modification))
         self._touch_found(places, payloads)
 
     async def _abort(self, modification: StateModification[Any]) -> None:
@@ -176,16 +181,16 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         await self._leave(modification, self._records.renewing(places, deadline, modification))
 
     async def _write(self, modification: StateModification[Any]) -> None:
-        payloads = (self._encode(modification.token, modification.state),)
+        payload = self._encode(modification.token, modification.state)
         places = places_of(modification.tokens)
 
         def replacing(_: float) -> Job[None]:
-            deadline = self._clock.time() + self.token_expiration
-            return self._records.replacing(places, payloads, deadline, modification)
+            change = Change(places[0], payload, self._clock.time() + self.token_expiration)
+            return self._records.replacing(change, modification)
 
         await self._take(modification, replacing)
         self._let_go(modification)
-        self._touch_found(places, payloads)
+        self._touch_found(places, (payload,))
 
     async def _delete(self, modification: StateModification[Any]) -> bool:
         (place,) = places_of(modification.tokens)
@@ -369,7 +374,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         while True:
             try:
                 await self._scan()
-            except BackendUnavailableError:
+            except Exception:
                 logger.exception("%s cannot be searched for expired states", self.directory)
             await self._sleep_for(self.token_expiration)
 

@@ -48,6 +48,20 @@ class Place(NamedTuple):
         return ident_of(self.name)
 
 
+class Change(NamedTuple):
+    """A state that is to be written.
+
+    Attributes:
+        place: Where.
+        payload: The serialized state.
+        deadline: When it expires: wall clock, seconds.
+    """
+
+    place: Place
+    payload: bytes
+    deadline: float
+
+
 # A trip finds a serialized state, nothing, or a record that cannot be read.
 Found = bytes | StateDecodeError | None
 
@@ -94,30 +108,22 @@ class StateRecords:
             yield from self._recovering(ident)
         return [self._open(place, self._files.read_locked(place.name)) for place in places]
 
-    def saving(
-        self, places: Sequence[Place], payloads: Sequence[bytes], deadline: float, owner: object
-    ) -> Job[None]:
-        """Write records, all or none. For who has loaded them."""
-        ident = places[0].ident
+    def saving(self, changes: Sequence[Change], owner: object) -> Job[None]:
+        """Write records of one ident, all or none. For who has loaded them."""
+        ident = changes[0].place.ident
         try:
-            records = [
-                NewRecord(place.name, self._pack(place, payload, deadline), deadline)
-                for place, payload in zip(places, payloads, strict=True)
-            ]
-            yield from self._files.write_together(ident, records)
+            yield from self._files.write_together(ident, [self._pack(*one) for one in changes])
         finally:
             self._idents.free(ident, owner)
 
-    def replacing(
-        self, places: Sequence[Place], payloads: Sequence[bytes], deadline: float, owner: object
-    ) -> Job[None]:
-        """Write records that were not loaded."""
+    def replacing(self, change: Change, owner: object) -> Job[None]:
+        """Write a record that was not loaded."""
+        ident = change.place.ident
         try:
-            yield from self._recovering(places[0].ident)
-        except BaseException:
-            self._idents.free(places[0].ident, owner)
-            raise
-        yield from self.saving(places, payloads, deadline, owner)
+            yield from self._recovering(ident)
+            yield from self._files.write(self._pack(*change))
+        finally:
+            self._idents.free(ident, owner)
 
     def deleting(self, place: Place, since: float, owner: object) -> Job[bool]:
         """Remove a record; return whether it had not expired by `since`."""
@@ -133,7 +139,9 @@ class StateRecords:
         """Renew the records of one ident that are there."""
         try:
             for place in places:
-                self._files.renew(place.name, deadline)
+                # Who leaves a body by an error is to get that error, and not one of ours.
+                with contextlib.suppress(OSError):
+                    self._files.renew(place.name, deadline)
         finally:
             self._idents.free(places[0].ident, owner)
         yield from ()
@@ -165,9 +173,9 @@ class StateRecords:
             return None
         return record.payload if isinstance(record, Record) else record
 
-    def _pack(self, place: Place, payload: bytes, deadline: float) -> bytes:
+    def _pack(self, place: Place, payload: bytes, deadline: float) -> NewRecord:
         assert place.cache_key is not None  # noqa: S101  # who saves has a token
-        return self._codec.pack(place.cache_key, payload, deadline)
+        return NewRecord(place.name, self._codec.pack(place.cache_key, payload, deadline), deadline)
 
     def _open(self, place: Place, file: StateFile | None) -> Record | StateDecodeError | None:
         """Return the record in a file, with the deadline that counts."""
@@ -325,6 +333,12 @@ class StateRecords:
         """
         yield from ()
         return [self._purge(name, now) for name in names]
+
+    def dropping(self, names: Sequence[str]) -> Job[None]:
+        """Remove records that have expired, whatever deadline stands in them."""
+        yield from ()
+        for name in names:
+            self._files.drop(name)
 
     def _purge(self, name: str, now: float) -> object:
         deadline = self._files.deadline_of(name)
