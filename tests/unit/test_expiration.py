@@ -195,6 +195,45 @@ class TestPurging:
         assert not tokens.running
 
 
+class TestTokensOfOthers:
+    """Tokens whose deadline is not a full time from now, as a scan of a store finds them."""
+
+    async def test_each_goes_at_its_own_deadline(self, tokens: Tokens) -> None:
+        """In whatever order they were found, and between those that were touched."""
+        now = tokens.clock.monotonic()
+        tokens.touch("touched")
+        for key, seconds in (("late", 50.0), ("soon", 10.0), ("middle", 30.0)):
+            tokens._track_token(key, now + seconds)
+        for seconds in (11, 20, 20, 10):
+            await tokens.clock.advance_and_settle(seconds)
+        assert tokens.purges == [["soon"], ["middle"], ["late"], ["touched"]]
+
+    async def test_a_sleeping_task_wakes_for_an_earlier_one(self, tokens: Tokens) -> None:
+        tokens.touch("touched")
+        await tokens.clock.settle()
+        tokens._track_token("soon", tokens.clock.monotonic() + 1.0)
+        await tokens.clock.advance_and_settle(1.1)
+        assert tokens.purges == [["soon"]]
+
+    async def test_one_that_is_tracked_keeps_its_deadline(self, tokens: Tokens) -> None:
+        tokens.touch("a")
+        tokens._track_token("a", tokens.clock.monotonic() + 1.0)
+        await tokens.clock.advance_and_settle(LIFE - 1)
+        assert tokens.purges == []
+
+    async def test_one_is_looked_at_after_a_full_time_at_the_latest(self, tokens: Tokens) -> None:
+        """So that the mapping stays in order; whoever drops it knows its deadline."""
+        tokens._track_token("a", tokens.clock.monotonic() + 10 * LIFE)
+        await tokens.clock.advance_and_settle(LIFE + 1)
+        assert tokens.purges == [["a"]]
+
+    async def test_one_that_was_touched_since_has_its_full_time(self, tokens: Tokens) -> None:
+        tokens._track_token("a", tokens.clock.monotonic() + 1.0)
+        tokens.touch("a")
+        await tokens.clock.advance_and_settle(LIFE - 1)
+        assert tokens.purges == []
+
+
 class TestLockedTokens:
     async def test_a_locked_token_is_passed_over(self, tokens: Tokens) -> None:
         tokens.held.add("a")

@@ -248,3 +248,13 @@ def test_a_record_is_immutable() -> None:
     """It may be shared."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         RecordCodec().unpack(RecordCodec().pack("k", b"", 0)).payload = b"x"  # type: ignore[misc]
+
+
+@each_mode
+def test_size_of_tells_where_a_record_ends(codec: RecordCodec) -> None:
+    """Whatever follows it, and from its head alone."""
+    record = codec.pack("u/m:C", PAYLOAD, 1.0)
+    assert RecordCodec.size_of(record + bytes(100)) == len(record)
+    assert RecordCodec.size_of(record[:26]) == len(record)
+    with pytest.raises(StateDecodeError):
+        RecordCodec.size_of(record[:25])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from statemgr import StateToken
 from statemgr.errors import InvalidTokenError, StateDecodeError, StateDefaultError, StateEncodeError
+from statemgr.token import ident_of
 
 
 @dataclass
@@ -79,6 +80,11 @@ class TestKeys:
         assert (first.cache_key == second.cache_key) == (a == b)
 
     @settings(deadline=None)
+    @given(ident=names)
+    def test_an_ident_comes_back_from_its_lock_key(self, ident: str) -> None:
+        """Whatever is in it, lone surrogates included."""
+        assert ident_of(StateToken(ident, list).lock_key) == ident
+
     @given(ident=names)
     def test_a_lock_key_is_the_ident_in_printable_ascii_without_a_slash(self, ident: str) -> None:
         key = StateToken(ident, Cart).lock_key

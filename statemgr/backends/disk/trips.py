@@ -15,6 +15,14 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Generic, TypeVar
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    _FULL_SYNC = None
+else:
+    # On macOS fsync(2) leaves the data in the drive's cache.
+    _FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)
+
 T = TypeVar("T")
 
 Job = Generator[int, None, T]
@@ -182,7 +190,10 @@ def _sync(descriptors: Iterable[int], syncs: ThreadPoolExecutor | None) -> dict[
 
 def _sync_one(descriptor: int) -> OSError | None:
     try:
-        os.fsync(descriptor)
+        if _FULL_SYNC is not None:
+            fcntl.fcntl(descriptor, _FULL_SYNC)
+        else:
+            os.fsync(descriptor)
     except OSError as error:
         return error
     return None
