@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from benchmarks.discovery import find_scenarios, find_subjects
-from benchmarks.environment import describe_other
+from benchmarks.environment import describe_other, file_system_of
 from benchmarks.interpreter import PreparationError, interpreter_for
 from benchmarks.options import PROGRAM, Options, parse_options
 from benchmarks.plan import Step, choose_scenarios, choose_subjects, make_plan
@@ -19,6 +19,9 @@ from benchmarks.runner import Outcome, run
 from benchmarks.scenario import Scenario
 from benchmarks.subject import Subject
 from benchmarks.summary import summarize
+
+IN_MEMORY = ("tmpfs", "ramfs")
+"""File systems that do not outlive the machine's next start."""
 
 DONE, FAILED, BAD_OPTIONS, INTERRUPTED = 0, 1, 2, 130
 
@@ -64,17 +67,20 @@ def _tell(message: str) -> None:
 def _print_list(scenarios: Mapping[str, Scenario], subjects: Mapping[str, Subject]) -> None:
     print("scenarios")
     for scenario in scenarios.values():
-        print(f"  {scenario.name:<20} {scenario.summary}")
+        optional = "optional" if scenario.optional else ""
+        print(f"  {scenario.name:<22} {optional:<15} {scenario.summary}")
     print("subjects")
     for subject in subjects.values():
-        print(f"  {subject.name:<20} {subject.role:<6} {subject.summary}")
+        role = f"{subject.role}, optional" if subject.optional else subject.role
+        print(f"  {subject.name:<22} {role:<15} {subject.summary}")
 
 
 def _plan(
     options: Options, scenarios: Mapping[str, Scenario], subjects: Mapping[str, Subject]
 ) -> list[Step]:
     chosen = choose_subjects(subjects, options.backends, peers=options.peers)
-    wanted = choose_scenarios(scenarios, options.scenarios)
+    everything = options.peers or options.scale.full
+    wanted = choose_scenarios(scenarios, options.scenarios, optional=everything)
     if plan := make_plan(wanted, chosen, options.scale, options.rounds):
         return plan
     raise LookupError("none of these backends offers what these scenarios measure")
@@ -89,20 +95,30 @@ def _measure(
     needed = chain.from_iterable(subject.requires for step in plan for subject in step.subjects)
     python = interpreter_for(needed, _tell)
     environment = describe_other(python)
+    environment["file_system"] = file_system_of(options.directory)
     started = monotonic()
     with shown(plan) as progress:
-        outcome = run(plan, python, progress)
+        outcome = run(plan, python, options.directory, progress)
     rows = summarize(outcome.measurements, subjects)
 
     if rows:
         print_table(rows, scenarios)
     print_failures(outcome.failures)
+    if environment["file_system"] in IN_MEMORY and _uses_files(plan):
+        print_wrapped(
+            f"The files lay in memory ({environment['file_system']}): there an fsync costs "
+            "nothing, and a disk has other ratios. --directory puts them elsewhere."
+        )
     print_wrapped(_closing_line(outcome, plan, options, environment, monotonic() - started))
     if options.json:
         write_json(options.json, outcome, rows, environment, _recorded(options))
     if outcome.interrupted:
         return INTERRUPTED
     return FAILED if outcome.failures else DONE
+
+
+def _uses_files(plan: Sequence[Step]) -> bool:
+    return any(subject.in_files for step in plan for subject in step.subjects)
 
 
 def _closing_line(
@@ -116,17 +132,20 @@ def _closing_line(
     versions = environment["versions"]
     packages = ", ".join(f"{name} {versions[name]}" for name in versions)
     done = len(outcome.measurements)
+    files = f"files on {environment['file_system']}; " if _uses_files(plan) else ""
     rounds = "1 round" if options.rounds == 1 else f"medians of {options.rounds} rounds"
     return (
         f"{f'{done} of {planned}, interrupted:' if outcome.interrupted else done} measurements "
         f"in {seconds:.0f} s, a fresh process each; {rounds} of "
         f"{options.scale.seconds:g} s; "
         f"{environment['implementation']} {environment['python']}, "
-        f"{environment['processors']} x {environment['processor']}; {packages}."
+        f"{environment['processors']} x {environment['processor']}; "
+        f"{files}{packages}."
     )
 
 
 def _recorded(options: Options) -> dict[str, Any]:
     recorded = asdict(options)
     del recorded["json"], recorded["list"]
+    recorded["directory"] = str(options.directory)
     return recorded

@@ -29,6 +29,20 @@ def describe() -> dict[str, Any]:
     }
 
 
+def file_system_of(directory: Path) -> str:
+    """Return the type of the file system that a directory lies on, "unknown" where nobody tells."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    types = {}  # of two mounts in one place the later one counts
+    for line in mounts:
+        _, place, kind, *_ = line.split()
+        types[Path(place.replace(r"\040", " "))] = kind
+    path = directory.resolve()
+    return next((types[place] for place in (path, *path.parents) if place in types), "unknown")
+
+
 def describe_other(python: str) -> dict[str, Any]:
     """Describe another interpreter, which runs this module."""
     done = subprocess.run(  # noqa: S603 (our own module)

@@ -7,6 +7,9 @@ from typing import Any
 
 from benchmarks.subject import Store
 
+DEBOUNCE = 2.0
+"""Seconds that a debounced write waits, Reflex's default, for ours and for Reflex alike."""
+
 
 class ManagerStore(Store):
     """The loops over anything with `get_state`, `set_state` and `modify_state`."""

@@ -7,8 +7,13 @@ shorter runs with the clock read around every operation, and includes about 0.2 
 
 import asyncio
 import itertools
+import tempfile
+from array import array
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
@@ -28,12 +33,19 @@ BATCH = 0.05
 
 MAX_SAMPLES = 16_384
 
+FILLERS = 64
+"""Tasks that prepare states before anything is timed: on disk that is done sooner side by side."""
+
 Operation = Callable[[Sequence[Any]], Coroutine[Any, Any, None]]
 Batch = list[Sequence[Any]]  # the tokens of each task
 
 
 class LostUpdateError(Exception):
     """Changes that were made did not arrive: a time for them would mean nothing."""
+
+
+class NotSweptError(Exception):
+    """Expired tokens were dropped too early or not at all."""
 
 
 class _Work:
@@ -160,10 +172,28 @@ def latency_of(samples: Sequence[float]) -> Latency:
     )
 
 
-def open_store(subject: Subject, token_expiration: float) -> Any:
-    """Open a subject's store; the scenario has made sure that it has one."""
+def opener(subject: Subject) -> Callable[..., AbstractAsyncContextManager[Store]]:
+    """Return what opens a subject's store; the scenario has made sure that it has one.
+
+    If the states are kept in a directory, that is a new one for each call of this function, and
+    the same for all stores opened by what is returned. The parent process removes it.
+    """
+    if subject.open_directory is not None:
+        return partial(subject.open_directory, Path(tempfile.mkdtemp()))
     assert subject.open_store is not None
-    return subject.open_store(token_expiration)
+    return subject.open_store
+
+
+async def fill(store: Store, tokens: Sequence[Any], factory: Callable[[], Any]) -> None:
+    """Store a state made by `factory` for each token. Never timed."""
+    await in_shares(lambda share: store.fill(share, factory), tokens)
+
+
+async def in_shares(operation: Operation, tokens: Sequence[Any]) -> None:
+    """Do an operation once for each token, shared out to `FILLERS` tasks. Never timed."""
+    each = max(1, -(-len(tokens) // FILLERS))
+    shares = [tokens[start : start + each] for start in range(0, len(tokens), each)]
+    await asyncio.gather(*map(operation, shares))
 
 
 def build_tokens(store: Store, count: int, cls: type) -> list[Any]:
@@ -190,16 +220,26 @@ def measure_changes(
 async def _measure(
     subject: Subject, case: Case, pick: Callable[[Store], Operation], *, changes: bool
 ) -> list[Point]:
-    async with open_store(subject, NEVER) as store:
-        state = reference_cart()
+    open_store = opener(subject)
+    state = reference_cart()
+    async with open_store(NEVER) as store:
         tokens = build_tokens(store, case.tokens, type(state))
         before = peak_memory()
-        await store.fill(tokens, reference_cart)
+        await fill(store, tokens, reference_cart)
+        expected = 0
+        if changes and subject.in_files:  # what a first change makes is not timed
+            await in_shares(store.change, tokens)
+            expected += len(tokens)
         timing = await time_operation(pick(store), tokens, case.tasks, case.seconds)
         growth = peak_memory() - before
-        expected = timing.operations_in_all if changes else 0
-        await check_changes(store, tokens, expected, start=state.version)
-        return [timing.point(memory_growth=growth)]
+        if changes:
+            expected += timing.operations_in_all
+        if not subject.in_files:
+            await check_changes(store, tokens, expected, start=state.version)
+    if subject.in_files:
+        async with open_store(NEVER) as store:  # what counts is what lies in the directory
+            await check_changes(store, tokens, expected, start=state.version)
+    return [timing.point(memory_growth=growth)]
 
 
 async def check_changes(store: Store, tokens: Sequence[Any], changes: int, start: int) -> None:
@@ -217,3 +257,28 @@ async def check_changes(store: Store, tokens: Sequence[Any], changes: int, start
     found = sum([await store.version(token) for token in tokens]) - start * len(tokens)
     if found != changes:
         raise LostUpdateError(f"{changes:,} changes were made, {found:,} are in the states")
+
+
+async def turns_until_swept(left: Callable[[], int], give_up: float) -> Sequence[float]:
+    """Ask for turn after turn of the loop until nothing that has expired is left.
+
+    Args:
+        left: How much is left; asked between two turns.
+        give_up: Seconds after which it is a failure that they are not.
+
+    Returns:
+        How long each turn was in coming: the latency that other tasks would see.
+
+    Raises:
+        NotSweptError: They are not.
+    """
+    gaps = array("d")
+    deadline = perf_counter() + give_up
+    while still := left():
+        asked = perf_counter()
+        await asyncio.sleep(0)
+        now = perf_counter()
+        gaps.append(now - asked)
+        if now > deadline:
+            raise NotSweptError(f"{still:,} expired tokens were still held after {give_up:g} s")
+    return gaps

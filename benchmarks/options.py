@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ class Options:
     """What was asked for, defaults filled in.
 
     Attributes:
-        backends: Names of backends or variants; empty for all.
+        backends: Names of backends or variants; empty for the usual ones.
         scenarios: Names of scenarios; empty for all.
-        peers: Whether to measure the peers that are not always measured.
+        peers: Whether to measure the peers and variants that are not always measured.
         scale: How much to do.
         rounds: How often to measure each case and subject.
+        directory: Where temporary directories are made.
         json: The file to write everything to.
         list: Whether to list what there is, and to measure nothing.
     """
@@ -33,6 +35,7 @@ class Options:
     peers: bool
     scale: Scale
     rounds: int
+    directory: Path
     json: Path | None
     list: bool
 
@@ -72,6 +75,13 @@ def _output(text: str) -> Path:
     return path
 
 
+def _directory(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir() or not os.access(path, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write to {text!r}")
+    return path.resolve()
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROGRAM,
@@ -84,20 +94,22 @@ def _make_parser() -> argparse.ArgumentParser:
         type=_names,
         default=(),
         metavar="NAMES",
-        help="comma-separated backends, or variants such as memory/no-rollback (default: all)",
+        help="comma-separated backends, with all their variants, or single variants such as "
+        "memory/no-rollback (default: all but the variants that --list calls optional)",
     )
     parser.add_argument(
         "--scenarios",
         type=_names,
         default=(),
         metavar="NAMES",
-        help="comma-separated scenarios (default: all)",
+        help="comma-separated scenarios (default: all but the optional ones, which --peers and "
+        "--full bring)",
     )
     parser.add_argument(
         "--peers",
         action="store_true",
-        help="measure the peers too; if one is not installed, everything is measured in "
-        ".venv-bench, which is made once",
+        help="measure the peers and the optional variants too; if a peer is not installed, "
+        "everything is measured in .venv-bench, which is made once",
     )
     parser.add_argument(
         "--tasks",
@@ -128,6 +140,14 @@ def _make_parser() -> argparse.ArgumentParser:
         "--full", action="store_true", help="the large numbers: takes minutes and gigabytes"
     )
     parser.add_argument(
+        "--directory",
+        type=_directory,
+        default=_directory(tempfile.gettempdir()),
+        metavar="DIR",
+        help="where what is stored in files is stored, in temporary directories (default: the "
+        "system's place for them)",
+    )
+    parser.add_argument(
         "--json", type=_output, metavar="FILE", help="write all measurements to a file"
     )
     parser.add_argument(
@@ -153,6 +173,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
         peers=given.peers,
         scale=Scale(seconds, given.tasks, given.tokens, given.full),
         rounds=given.repeats or (5 if given.full else 3),
+        directory=given.directory,
         json=given.json,
         list=given.list,
     )

@@ -1,11 +1,11 @@
 """What to measure, in which order."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.results import Case
 from benchmarks.scenario import Scale, Scenario
-from benchmarks.subject import Role, Subject
+from benchmarks.subject import Role, Subject, rivals
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ def choose_subjects(
     Args:
         subjects: All there are.
         backends: Names of backends, which stand for all their variants, or of variants. Empty
-            for all.
-        peers: Whether to take the peers that are not always taken.
+            for all but the optional ones.
+        peers: Whether to take what is not always taken: peers, and optional variants.
 
     Raises:
         LookupError: A name fits nothing of ours.
@@ -48,27 +48,38 @@ def choose_subjects(
     chosen = [
         subject
         for subject in ours
-        if not backends or subject.name in backends or subject.backend in backends
+        if subject.name in backends
+        or subject.backend in backends
+        or (not backends and (peers or not subject.optional))
     ]
-    families = {subject.backend for subject in chosen}
     others = [
         subject
-        for subject in subjects.values()
-        if not families.isdisjoint(subject.against)
-        and (peers or subject.always or subject.role is Role.FLOOR)
+        for subject in _rivals_of_any(chosen, list(subjects.values()))
+        if peers or subject.always or subject.role is Role.FLOOR
     ]
     return chosen + sorted(others, key=lambda subject: subject.role is Role.FLOOR)
 
 
-def choose_scenarios(scenarios: Mapping[str, Scenario], names: Sequence[str]) -> list[Scenario]:
-    """Choose scenarios by name; all when none is given.
+def _rivals_of_any(ours: Sequence[Subject], subjects: Sequence[Subject]) -> list[Subject]:
+    names = {rival.name for subject in ours for rival in rivals(subject, subjects)}
+    return [subject for subject in subjects if subject.name in names]
+
+
+def choose_scenarios(
+    scenarios: Mapping[str, Scenario], names: Sequence[str], *, optional: bool
+) -> list[Scenario]:
+    """Choose scenarios by name; when none is given all, the optional ones if they are asked for.
 
     Raises:
         LookupError: A name fits none.
     """
     if unknown := [name for name in names if name not in scenarios]:
         raise LookupError(f"unknown scenario {unknown[0]!r}, there are: {', '.join(scenarios)}")
-    return [scenario for scenario in scenarios.values() if not names or scenario.name in names]
+    return [
+        scenario
+        for scenario in scenarios.values()
+        if scenario.name in names or (not names and (optional or not scenario.optional))
+    ]
 
 
 def make_plan(
@@ -78,12 +89,13 @@ def make_plan(
     steps = []
     for scenario in scenarios:
         able = tuple(subject for subject in subjects if scenario.runs_on(subject))
-        ours = {subject.backend for subject in able if subject.role is Role.OURS}
-        wanted = tuple(
-            subject
-            for subject in able
-            if subject.role is Role.OURS or not ours.isdisjoint(subject.against)
-        )
-        if wanted:
-            steps += [Step(scenario, case, wanted, rounds) for case in scenario.cases(scale)]
+        by_case: dict[Case, list[Subject]] = {}
+        for subject in able:
+            if subject.role is Role.OURS:
+                for case in scenario.cases(replace(scale, in_files=subject.in_files)):
+                    by_case.setdefault(case, []).append(subject)
+        steps += [
+            Step(scenario, case, (*ours, *_rivals_of_any(ours, able)), rounds)
+            for case, ours in by_case.items()
+        ]
     return steps

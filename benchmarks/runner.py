@@ -3,10 +3,13 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.paths import ROOT
@@ -48,7 +51,7 @@ class ChildError(Exception):
     """A child ended without a result; the text is the last line it wrote about it."""
 
 
-def run(plan: Sequence[Step], python: str, progress: Progress) -> Outcome:
+def run(plan: Sequence[Step], python: str, directory: Path, progress: Progress) -> Outcome:
     """Measure everything in a plan.
 
     `KeyboardInterrupt` ends the run and is not passed on: the running child is ended, and what
@@ -57,6 +60,7 @@ def run(plan: Sequence[Step], python: str, progress: Progress) -> Outcome:
     Args:
         plan: What to measure.
         python: The interpreter for the children.
+        directory: Where the children's temporary files lie.
         progress: Told about every measurement.
     """
     outcome = Outcome()
@@ -66,7 +70,7 @@ def run(plan: Sequence[Step], python: str, progress: Progress) -> Outcome:
             for number, subject in step:
                 progress.advance(subject, number)
                 try:
-                    points = measure_in_child(python, step.scenario, step.case, subject)
+                    points = measure_in_child(python, directory, step.scenario, step.case, subject)
                 except ChildError as error:
                     failure = Failure(step.case, subject.name, number, str(error))
                     outcome.failures.append(failure)
@@ -80,7 +84,7 @@ def run(plan: Sequence[Step], python: str, progress: Progress) -> Outcome:
 
 
 def measure_in_child(
-    python: str, scenario: Scenario, case: Case, subject: Subject
+    python: str, directory: Path, scenario: Scenario, case: Case, subject: Subject
 ) -> tuple[Point, ...]:
     """Measure one case on one subject in a fresh process.
 
@@ -93,7 +97,8 @@ def measure_in_child(
         "subject": subject.name,
         "case": asdict(case),
     }
-    with _child([python, "-m", "benchmarks.worker", json.dumps(job)]) as child:
+    command = [python, "-m", "benchmarks.worker", json.dumps(job)]
+    with _temporary_directory(directory) as temporary, _child(command, temporary) as child:
         try:
             output, errors = child.communicate(timeout=TIME_LIMIT)
         except subprocess.TimeoutExpired:
@@ -105,8 +110,25 @@ def measure_in_child(
 
 
 @contextlib.contextmanager
-def _child(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    """Start a child in a session of its own, and leave nothing of it behind.
+def _temporary_directory(parent: Path) -> Iterator[str]:
+    """Make a directory for a child's temporary files, and remove it with all of them.
+
+    Not left to the child: it may be killed.
+    """
+    temporary = None
+    try:
+        with _interrupts_held_back():
+            temporary = tempfile.mkdtemp(prefix="statemgr-benchmark-", dir=parent)
+        yield temporary
+    finally:
+        if temporary is not None:
+            with _interrupts_held_back():
+                shutil.rmtree(temporary)
+
+
+@contextlib.contextmanager
+def _child(command: Sequence[str], temporary: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a child in a session of its own, and leave no process of it behind.
 
     In its own session a Ctrl-C at the terminal reaches only this process, which then ends the
     child together with whatever the child has started.
@@ -117,6 +139,7 @@ def _child(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
             child = subprocess.Popen(  # noqa: S603 (our own worker)
                 command,
                 cwd=ROOT,
+                env={**os.environ, "TMPDIR": temporary},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

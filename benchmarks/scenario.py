@@ -16,12 +16,23 @@ class Scale:
         tasks: Numbers of tasks that work side by side; None leaves them to the scenario.
         tokens: Number of tokens; None leaves it to the scenario.
         full: Whether to use the large numbers.
+        in_files: Whether it is for subjects that keep states in files; set by the plan.
     """
 
     seconds: float
     tasks: tuple[int, ...] | None = None
     tokens: int | None = None
     full: bool = False
+    in_files: bool = False
+
+    @property
+    def idents(self) -> int:
+        """How many idents to read or change: 1,000 unless asked otherwise.
+
+        In files fewer, unless `full`: each is written twice before anything is timed, and within
+        a short time more of them would hardly be come to.
+        """
+        return self.tokens or (200 if self.in_files and not self.full else 1_000)
 
 
 def no_notes(rows: Sequence[Row]) -> list[str]:
@@ -39,6 +50,7 @@ class Scenario:
         runs_on: Whether a subject offers what the scenario needs.
         cases: The cases for a scale; called in the parent process.
         measure: Measure one case on one subject; called in a fresh process.
+        optional: Run it only if it is named, or with `--peers` or `--full`: it takes long.
         notes: Lines to print below the table, from the scenario's rows.
         module: Where the scenario is defined; filled in by `discovery`.
     """
@@ -48,10 +60,11 @@ class Scenario:
     runs_on: Callable[[Subject], bool]
     cases: Callable[[Scale], Sequence[Case]]
     measure: Callable[[Subject, Case], Sequence[Point]]
+    optional: bool = False
     notes: Callable[[Sequence[Row]], list[str]] = no_notes
     module: str = ""
 
 
 def has_store(subject: Subject) -> bool:
     """Tell whether a subject can be opened as a store."""
-    return subject.open_store is not None
+    return subject.open_store is not None or subject.open_directory is not None

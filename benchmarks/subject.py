@@ -1,11 +1,12 @@
 """What can be measured: a backend of ours in one variant, a peer, or a floor."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 
 class Role(StrEnum):
@@ -60,6 +61,21 @@ class Codec(NamedTuple):
     decode: Callable[[bytes], Any]
 
 
+class OpenDirectory(Protocol):
+    """Opens a store whose states outlive it."""
+
+    def __call__(
+        self, directory: Path, token_expiration: float, *, ahead: float = 0.0
+    ) -> AbstractAsyncContextManager[Store]:
+        """Open a store on a directory, with the states that an earlier one left there.
+
+        Args:
+            directory: Is there, and nobody else's.
+            token_expiration: Seconds after which its tokens expire.
+            ahead: Seconds by which its clock is ahead; for those that `expires` only.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """One thing to measure, and what it offers; a scenario runs on those that offer its need.
@@ -68,10 +84,12 @@ class Subject:
         name: Unique. A variant of a backend is `backend/variant`.
         role: Ours, a peer or a floor.
         summary: One line for `--list`.
-        against: The backends (names without variant) that a peer or a floor is compared with.
+        against: The backends or variants that a peer or a floor is compared with; see `rivals`.
         requires: Modules that must be importable; a peer with any runs under `--peers` only.
         always: Run a peer without `--peers` too, because it costs nothing to have.
+        optional: Run a variant of ours only if it, or its backend, is named, or with `--peers`.
         open_store: Open a `Store` whose tokens expire after the given seconds.
+        open_directory: Given in place of `open_store` if the states outlive the store.
         expires: Whether that store drops tokens by itself.
         codec: Make its `Codec`.
         statement: What a program runs to import it.
@@ -84,7 +102,9 @@ class Subject:
     against: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     always: bool = False
+    optional: bool = False
     open_store: Callable[[float], AbstractAsyncContextManager[Store]] | None = None
+    open_directory: OpenDirectory | None = None
     expires: bool = False
     codec: Callable[[], Codec] | None = None
     statement: str | None = None
@@ -94,3 +114,22 @@ class Subject:
     def backend(self) -> str:
         """The name without its variant."""
         return self.name.partition("/")[0]
+
+    @property
+    def in_files(self) -> bool:
+        """Whether states are kept in a directory, and outlive the store."""
+        return self.open_directory is not None
+
+
+def rivals(subject: Subject, others: Iterable[Subject]) -> list[Subject]:
+    """Return the peers and the floors that one of ours is compared with.
+
+    Of each role these are the ones that name the variant; where none does, those that name its
+    backend.
+    """
+    found = []
+    for role in (Role.PEER, Role.FLOOR):
+        able = [other for other in others if other.role is role]
+        exact = [other for other in able if subject.name in other.against]
+        found += exact or [other for other in able if subject.backend in other.against]
+    return found

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.results import Case, Latency, Measurement, Point, Ratio, Row
-from benchmarks.subject import Role, Subject
+from benchmarks.subject import Role, Subject, rivals
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ def summarize(measurements: Sequence[Measurement], subjects: Mapping[str, Subjec
         cases[group.case, group.part].append(group)
     roles = list(Role)
     return [
-        _row(group, beside)
+        _row(group, beside, subjects)
         for beside in cases.values()
         for group in sorted(beside, key=lambda group: roles.index(group.subject.role))
     ]
 
 
-def _row(group: _Group, beside: Sequence[_Group]) -> Row:
+def _row(group: _Group, beside: Sequence[_Group], subjects: Mapping[str, Subject]) -> Row:
     points = list(group.points.values())
     rates = [point.rate for point in points]
     return Row(
@@ -69,22 +69,29 @@ def _row(group: _Group, beside: Sequence[_Group]) -> Row:
         memory_growth=_whole_median(
             [point.memory_growth for point in points if point.memory_growth is not None]
         ),
-        versus_peer=_versus(Role.PEER, group, beside),
-        versus_floor=_versus(Role.FLOOR, group, beside),
+        versus_peer=_versus(Role.PEER, group, beside, subjects),
+        versus_floor=_versus(Role.FLOOR, group, beside, subjects),
         extra={name: _typical([point.extra[name] for point in points]) for name in points[0].extra},
     )
 
 
-def _versus(role: Role, group: _Group, beside: Sequence[_Group]) -> Ratio | None:
-    """Compare with the fastest of a role that is meant for the group's backend."""
-    if group.subject.role in (role, Role.FLOOR):
+def _versus(
+    role: Role, group: _Group, beside: Sequence[_Group], subjects: Mapping[str, Subject]
+) -> Ratio | None:
+    """Compare with the fastest of a role that is meant for the group's subject."""
+    subject = group.subject
+    if subject.role in (role, Role.FLOOR):
         return None
-    ours = group.subject.role is Role.OURS
-    backends = {group.subject.backend} if ours else {*group.subject.against}
+    if subject.role is Role.OURS:
+        meant = {rival.name for rival in rivals(subject, subjects.values())}
+    else:  # a peer has the floors of what it is compared with
+        meant = {
+            other.name
+            for other in subjects.values()
+            if not set(subject.against).isdisjoint(other.against)
+        }
     others = [
-        other
-        for other in beside
-        if other.subject.role is role and not backends.isdisjoint(other.subject.against)
+        other for other in beside if other.subject.role is role and other.subject.name in meant
     ]
     if not others:
         return None

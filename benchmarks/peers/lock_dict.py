@@ -1,4 +1,4 @@
-"""A bare `asyncio.Lock` per ident around a dict: the floor under every manager in memory."""
+"""A bare `asyncio.Lock` per ident around a dict: the floor under all that keep states in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -58,7 +58,7 @@ SUBJECTS = (
         name="lock_dict",
         role=Role.FLOOR,
         summary="a bare asyncio.Lock per ident around a dict; to import: asyncio",
-        against=("memory",),
+        against=("memory", "disk/debounce"),
         open_store=_open,
         statement="import asyncio",
     ),

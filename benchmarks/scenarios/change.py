@@ -7,8 +7,8 @@ from benchmarks.subject import Subject
 
 
 def _cases(scale: Scale) -> list[Case]:
-    tokens = scale.tokens or 1_000
-    return [Case("change", tasks, tokens, scale.seconds) for tasks in scale.tasks or (1, 64)]
+    tasks = scale.tasks or (1, 64)
+    return [Case("change", number, scale.idents, scale.seconds) for number in tasks]
 
 
 def _measure(subject: Subject, case: Case) -> list[Point]:
@@ -17,7 +17,7 @@ def _measure(subject: Subject, case: Case) -> list[Point]:
 
 SCENARIO = Scenario(
     name="change",
-    summary="modify_state of one field of the reference state, over 1,000 idents",
+    summary="modify_state of one field of the reference state, over many idents",
     runs_on=has_store,
     cases=_cases,
     measure=_measure,

@@ -8,22 +8,18 @@ import asyncio
 from collections.abc import Sequence
 from time import perf_counter, process_time, sleep
 
-from benchmarks.measure import build_tokens, latency_of, open_store
+from benchmarks.measure import NotSweptError, build_tokens, latency_of, opener, turns_until_swept
 from benchmarks.resources import peak_memory
 from benchmarks.results import Case, Point, Row
 from benchmarks.scenario import Scale, Scenario
 from benchmarks.states import Counter
-from benchmarks.subject import Store, Subject
+from benchmarks.subject import Subject
 
 EXPIRATION = 0.1
 """Seconds until an untouched token is dropped."""
 
 GIVE_UP = 120.0
 """Seconds after which tokens that are still held are a failure."""
-
-
-class NotSweptError(Exception):
-    """The tokens were dropped too early or not at all."""
 
 
 def _cases(scale: Scale) -> list[Case]:
@@ -36,7 +32,7 @@ def _measure(subject: Subject, case: Case) -> list[Point]:
 
 
 async def _sweep(subject: Subject, count: int) -> list[Point]:
-    async with open_store(subject, EXPIRATION) as store:
+    async with opener(subject)(EXPIRATION) as store:
         tokens = build_tokens(store, count, Counter)
         before = peak_memory()
         await store.fill(tokens, Counter)
@@ -44,22 +40,10 @@ async def _sweep(subject: Subject, count: int) -> list[Point]:
             raise NotSweptError(f"{held:,} of {count:,} tokens were held after the filling")
         sleep(EXPIRATION)  # noqa: ASYNC251 (no token may be dropped before the last has run out)
         cpu_started, started = process_time(), perf_counter()
-        gaps = await _tick_until_empty(store, started)
+        gaps = await turns_until_swept(store.held, GIVE_UP)
         seconds, cpu = perf_counter() - started, process_time() - cpu_started
         growth = peak_memory() - before
         return [Point(count, seconds, cpu, latency_of(gaps), growth)]
-
-
-async def _tick_until_empty(store: Store, started: float) -> list[float]:
-    gaps = []
-    while store.held():
-        asked = perf_counter()
-        await asyncio.sleep(0)
-        now = perf_counter()
-        gaps.append(now - asked)
-        if now - started > GIVE_UP:
-            raise NotSweptError(f"{store.held():,} tokens were still held after {GIVE_UP:g} s")
-    return gaps
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:

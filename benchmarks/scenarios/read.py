@@ -6,13 +6,13 @@ from benchmarks.scenario import Scale, Scenario, has_store
 
 
 def _cases(scale: Scale) -> list[Case]:
-    tokens = scale.tokens or 1_000
-    return [Case("read", tasks, tokens, scale.seconds) for tasks in scale.tasks or (1,)]
+    tasks = scale.tasks or (1,)
+    return [Case("read", number, scale.idents, scale.seconds) for number in tasks]
 
 
 SCENARIO = Scenario(
     name="read",
-    summary="get_state of the reference state, over 1,000 idents",
+    summary="get_state of the reference state, over many idents",
     runs_on=has_store,
     cases=_cases,
     measure=measure_reads,

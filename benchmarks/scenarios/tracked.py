@@ -16,12 +16,12 @@ from benchmarks.measure import (
     Timing,
     build_tokens,
     check_changes,
-    open_store,
+    opener,
     time_operation,
 )
 from benchmarks.resources import peak_memory
 from benchmarks.results import Case, Point, Row
-from benchmarks.scenario import Scale, Scenario, has_store
+from benchmarks.scenario import Scale, Scenario
 from benchmarks.states import Counter
 from benchmarks.subject import Subject
 
@@ -40,7 +40,7 @@ def _measure(subject: Subject, case: Case) -> list[Point]:
 
 
 async def _changes(subject: Subject, case: Case) -> list[Point]:
-    async with open_store(subject, NEVER) as store:
+    async with opener(subject)(NEVER) as store:
         tokens = build_tokens(store, case.tokens, Counter)
         few, others = tokens[:FEW], tokens[FEW:]
         spread = random.Random(0).sample(tokens, len(tokens))  # noqa: S311
@@ -85,7 +85,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 SCENARIO = Scenario(
     name="tracked",
     summary="a change with 20,000 tokens held (300,000 with --full) beside 1,000",
-    runs_on=has_store,
+    runs_on=lambda subject: subject.open_store is not None,  # for the others there is `stored`
     cases=_cases,
     measure=_measure,
     notes=_notes,

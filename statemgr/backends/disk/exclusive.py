@@ -272,12 +272,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         if expired:
             await self._trip(self._records.dropping(expired))
             self._purged += len(expired)
-        if doomed:
-            await self._purge_files(doomed)
-
-    async def _purge_files(self, names: Sequence[str]) -> None:
-        outcomes = await self._trip(self._records.purging(names, self._clock.time()))
-        for name, outcome in zip(names, outcomes, strict=True):
+        for name, outcome in await self._purge_files(doomed):
             if outcome is PURGED and name not in self._leftovers:
                 self._purged += 1
             self._leftovers.discard(name)

@@ -50,6 +50,7 @@ logger = logging.getLogger("statemgr")
 _LOCKED: Final = object()  # what an attempt returns when somebody else has the lock
 _SHORTEST_PAUSE = 0.001  # seconds until a lock is asked for again
 _LONGEST_PAUSE = 0.05
+_PURGE_SLICE = 8  # files removed in one trip: other calls wait for it
 
 
 class StateManagerDisk(StateManagerExpiration, StateManager):
@@ -348,8 +349,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
 
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
         now = self._now()
-        outcomes = await self._trip(self._records.purging(keys, self._clock.time()))
-        for key, outcome in zip(keys, outcomes, strict=True):
+        for key, outcome in await self._purge_files(keys):
             if outcome is PURGED:
                 self._purged += 1
             deadline = self._expires_at(key)
@@ -357,6 +357,15 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
                 del self._token_expires_at[key]
                 if isinstance(outcome, float):
                     self._track_file(key, outcome)
+
+    async def _purge_files(self, names: Sequence[str]) -> list[tuple[str, object]]:
+        """Remove what has expired, a few at a time; return what came of each name."""
+        outcomes: list[tuple[str, object]] = []
+        for start in range(0, len(names), _PURGE_SLICE):
+            some = names[start : start + _PURGE_SLICE]
+            found = await self._trip(self._records.purging(some, self._clock.time()))
+            outcomes += zip(some, found, strict=True)
+        return outcomes
 
     def _track_file(self, name: str, deadline: float) -> None:
         """Have a file looked at when its state expires: wall clock, seconds."""

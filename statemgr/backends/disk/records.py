@@ -31,7 +31,7 @@ logger = logging.getLogger("statemgr")
 PURGED: Final = object()  # what a purge says of a state that it has removed
 _LOCKED_DELAY = 1.0  # seconds until a purge looks again at what another process has locked
 _SCAN_SLICE = 256  # names of a scan for each trip
-_LIST_SLICE = 64  # records of a list for each trip
+_LIST_SLICE = 32  # records of a list for each trip
 _HEAD_SIZES = (512, 2**18)  # bytes that nearly always, and always, hold a record's head and key
 _BRIEFLY = 0.0001  # seconds until a reader looks again at what is held briefly
 
