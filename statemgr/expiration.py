@@ -90,12 +90,14 @@ class StateManagerExpiration(ABC):
     def _track_token(self, key: str, deadline: float) -> Deadline:
         """Have a token expire at a time of its own, unless it is tracked already.
 
-        One later than a touch would give now is looked at earlier: `_drop_tokens` has to know.
+        NOTE: not later than a touch would give it now, or it holds up those behind it.
+
+        Returns:
+            Its deadline, the same object each time.
         """
         deadlines = self._token_expires_at
         if key in deadlines:
             return deadlines[key]
-        deadline = min(deadline, self._now() + self.token_expiration)
         deadlines[key] = box = Deadline()
         box.expires_at = deadline
         # Those before it in the mapping may expire later; the heap tells when this one is due.

@@ -221,12 +221,6 @@ class TestTokensOfOthers:
         await tokens.clock.advance_and_settle(LIFE - 1)
         assert tokens.purges == []
 
-    async def test_one_is_looked_at_after_a_full_time_at_the_latest(self, tokens: Tokens) -> None:
-        """So that the mapping stays in order; whoever drops it knows its deadline."""
-        tokens._track_token("a", tokens.clock.monotonic() + 10 * LIFE)
-        await tokens.clock.advance_and_settle(LIFE + 1)
-        assert tokens.purges == [["a"]]
-
     async def test_one_that_was_touched_since_has_its_full_time(self, tokens: Tokens) -> None:
         tokens._track_token("a", tokens.clock.monotonic() + 1.0)
         tokens.touch("a")

@@ -9,17 +9,28 @@ once, and its caller gets the error.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import logging
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from statemgr.backends.disk.files import ident_name, ident_of, state_name
+from statemgr.backends.disk.locks import IdentLocks
 from statemgr.backends.disk.manager import StateManagerDisk
-from statemgr.backends.disk.records import PURGED, Change, places_of
+from statemgr.backends.disk.records import (
+    PURGED,
+    Change,
+    Place,
+    Scanned,
+    StateRecords,
+    place_of,
+    places_of,
+)
 from statemgr.backends.disk.trips import Job
 from statemgr.errors import BackendUnavailableError, CommitUncertainError, StateDecodeError
 from statemgr.live import NONE, Entry, LiveStates
+from statemgr.locks import KeyedLocks
 from statemgr.modification import StateModification
 from statemgr.record import Record
 from statemgr.statistics import StateInfo
@@ -43,10 +54,12 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         self._debounce = debounce
         self._loaded: set[str] = set()  # the file names of all entries
         self._leftovers: set[str] = set()  # files of states that a look-up found to be expired
-        # What is to be written, in the order of asking: by key, whether it is the state, or its
-        # deadline only.
-        self._unwritten: dict[str, bool] = {}
-        self._saving: set[str] = set()  # idents of which a change is being written
+        # What is to be written, in the order of asking: by lock key and key, whether it is the
+        # state, or its deadline only.
+        self._unwritten: dict[str, dict[str, bool]] = {}
+        # Who writes files of an ident. Not the ident's lock: what a body has committed is written
+        # while the next one runs.
+        self._writers = KeyedLocks(self._clock, self._redaction.ident)
         self._writing: asyncio.Task[None] | None = None
         self._failing = False
 
@@ -64,7 +77,8 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             self._check_open()
             for token, error in await self._fetch(modification.tokens):
                 self._recover(token, error)
-                await self._trip(self._records.setting_aside(places_of((token,))))
+                async with self._writing_to(token.lock_key) as writer:
+                    await self._trip(writer.alone(self._records.setting_aside([place_of(token)])))
         except BaseException:
             self._release(modification.lock_key)
             raise
@@ -95,11 +109,9 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         """Move records to the quarantine that could be read, but not decoded."""
         damaged = [t for t in modification.tokens if self._set_aside.pop(t.cache_key, None)]
         try:
-            keys = [token.cache_key for token in damaged if token.cache_key in self._unwritten]
-            if keys:
-                await self._flush_ident(keys)
-            if damaged:
-                await self._trip(self._records.setting_aside(places_of(damaged)))
+            await self._flush_ident(modification.lock_key)
+            async with self._writing_to(modification.lock_key) as writer:
+                await self._trip(writer.alone(self._records.setting_aside(places_of(damaged))))
         except BaseException:
             self._release(modification.lock_key)
             raise
@@ -128,18 +140,23 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
 
     async def _delete(self, modification: StateModification[Any]) -> bool:
         token = modification.token
-        (place,) = places_of((token,))
-        deleted: list[bool] = []
+        place = place_of(token)
         await self._locks.acquire(token.lock_key, modification)
         try:
             self._check_open()
             found = self._find(token) is not None
             since = self._to_wall_clock(modification.locked_since)
-            deleting = self._records.deleting(place, since, self)
-            stored = await self._trip(_noting(deleting, deleted))
+            # What was committed together is to be in files together, before a part of it goes.
+            await self._flush_ident(token.lock_key)
+            async with self._writing_to(token.lock_key) as writer:
+                try:
+                    stored = await self._trip(
+                        writer.alone(self._records.deleting(place, since, writer))
+                    )
+                finally:
+                    if writer.succeeded:  # also if this was cancelled meanwhile
+                        self._forget(token)
         finally:
-            if deleted:  # also if this was cancelled meanwhile
-                self._forget(token)
             self._release(token.lock_key)
         return found or stored
 
@@ -147,20 +164,25 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         self, tokens: Sequence[AnyToken], states: Sequence[Any], payloads: Sequence[bytes]
     ) -> None:
         """Write states, all or none, and have them in memory then."""
-        now, lock_key = self._now(), tokens[0].lock_key
-        deadline = self._to_wall_clock(now) + self.token_expiration
-        written: list[bool] = []
-        places = places_of(tokens)
-        changes = [Change(*one, deadline) for one in zip(places, payloads, strict=True)]
-        self._saving.add(lock_key)
-        try:
-            await self._trip(_noting(self._records.saving(changes, self), written), lock_key)
-        finally:
-            self._saving.discard(lock_key)
-            if written and self._refusal is None:  # also if this was cancelled meanwhile
-                for token, state, payload in zip(tokens, states, payloads, strict=True):
-                    self._unwritten.pop(token.cache_key, None)
-                    self._store(token, state, payload, now)
+        lock_key = tokens[0].lock_key
+        async with self._writing_to(lock_key) as writer:
+            now = self._now()
+            deadline = self._to_wall_clock(now) + self.token_expiration
+            places = places_of(tokens)
+            changes = [Change(*one, deadline) for one in zip(places, payloads, strict=True)]
+            # What waits to be written goes with it: a crash must not leave it behind.
+            waiting = self._unwritten.pop(lock_key, {})
+            for token in tokens:
+                waiting.pop(token.cache_key, None)
+            changes += self._changes_of(waiting)
+            try:
+                await self._trip(writer.alone(self._records.saving(changes, writer)), lock_key)
+            finally:
+                if not writer.succeeded:
+                    self._write_again(lock_key, waiting)
+                elif self._refusal is None:  # also if this was cancelled meanwhile
+                    for token, state, payload in zip(tokens, states, payloads, strict=True):
+                        self._store(token, state, payload, now)
 
     # Reading
 
@@ -200,8 +222,8 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         """Take a record that was read into memory."""
         key, name = token.cache_key, state_name(token.cache_key)
         self._token_expires_at.pop(name, None)
-        deadline = self._track_token(key, self._from_wall_clock(record.expires_at))
-        deadline.expires_at = self._from_wall_clock(record.expires_at)
+        left = min(record.expires_at - self._clock.time(), self.token_expiration)
+        deadline = self._track_token(key, self._now() + left)
         self._entries[key] = Entry(token, NONE, record.payload, deadline)
         self._loaded.add(name)
 
@@ -210,12 +232,15 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             yield info
         names = self._files.names()
         while (batch := await self._trip(self._records.describing(names))) is not None:
+            since = {ident_name(key): one.locked_since for key, one in self._locks.holders.items()}
             now = self._clock.time()
             for place, info in batch:
+                locked_since = since.get(place.ident)
+                gone_by = now if locked_since is None else self._to_wall_clock(locked_since)
                 if (
                     info.ident.startswith(prefix)
                     and place.name not in self._loaded
-                    and info.expires_at > now
+                    and info.expires_at > gone_by
                 ):
                     yield info
 
@@ -238,7 +263,11 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         """Have nothing in memory of a state whose file is gone."""
         name = state_name(token.cache_key)
         self._entries.pop(token.cache_key, None)
-        self._unwritten.pop(token.cache_key, None)
+        kinds = self._unwritten.get(token.lock_key)
+        if kinds is not None:
+            kinds.pop(token.cache_key, None)
+            if not kinds:
+                del self._unwritten[token.lock_key]
         self._loaded.discard(name)
         for key in (token.cache_key, name):
             self._token_expires_at.pop(key, None)
@@ -287,7 +316,8 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         for token in tokens:
             key = token.cache_key
             if key in self._entries:
-                self._unwritten[key] = self._unwritten.get(key, False) or state
+                kinds = self._unwritten.setdefault(token.lock_key, {})
+                kinds[key] = state or kinds.get(key, False)
         if self._unwritten and self._writing is None:
             self._writing = asyncio.get_running_loop().create_task(
                 self._write_until_done(),
@@ -316,54 +346,62 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         Raises:
             BackendUnavailableError: If some of it cannot be written; that is kept.
         """
-        by_ident: dict[str, list[str]] = {}
-        for key in self._unwritten:
-            lock_key = key.partition("/")[0]
-            if lock_key not in self._saving:  # else an older state could come after a newer one
-                by_ident.setdefault(lock_key, []).append(key)
-        groups = list(by_ident.values())
+        idents = list(self._unwritten)
         failure: BaseException | None = None
-        for start in range(0, len(groups), _FLUSH_SLICE):
-            flushed = groups[start : start + _FLUSH_SLICE]
-            outcomes = await asyncio.gather(
-                *map(self._flush_ident, flushed), return_exceptions=True
-            )
+        for start in range(0, len(idents), _FLUSH_SLICE):
+            some = idents[start : start + _FLUSH_SLICE]
+            outcomes = await asyncio.gather(*map(self._flush_ident, some), return_exceptions=True)
             failure = next(filter(None, outcomes), failure)
         self._failing = failure is not None
         if failure is not None:
             raise failure
 
-    async def _flush_ident(self, keys: Sequence[str]) -> None:
+    async def _flush_ident(self, lock_key: str) -> None:
         """Write what has changed of one ident, all or none."""
-        kinds = {key: self._unwritten.pop(key) for key in keys if key in self._unwritten}
-        entries = [(self._entries[key], state) for key, state in kinds.items()]
-        if not entries:  # they have expired since this was called for
-            return
+        async with self._writing_to(lock_key) as writer:
+            kinds = self._unwritten.pop(lock_key, None)
+            if kinds is None:
+                return
+            flushing = self._records.flushing(self._changes_of(kinds), self._renewals_of(kinds))
+            try:
+                await self._trip(writer.alone(flushing))
+            finally:
+                if not writer.succeeded:
+                    self._write_again(lock_key, kinds)
+
+    def _changes_of(self, kinds: dict[str, bool]) -> list[Change]:
+        return [
+            Change(place_of(entry.token), entry.payload, self._deadline_of(entry))
+            for entry in (self._entries[key] for key, state in kinds.items() if state)
+            if entry.payload is not None
+        ]
+
+    def _renewals_of(self, kinds: dict[str, bool]) -> list[tuple[Place, float]]:
+        return [
+            (place_of(entry.token), self._deadline_of(entry))
+            for entry in (self._entries[key] for key, state in kinds.items() if not state)
+        ]
+
+    def _deadline_of(self, entry: Entry) -> float:
+        return self._to_wall_clock(entry.deadline.expires_at)
+
+    def _write_again(self, lock_key: str, kinds: dict[str, bool]) -> None:
+        """Put back what could not be written."""
+        left = {key: state for key, state in kinds.items() if key in self._entries}
+        if left:
+            later = self._unwritten.setdefault(lock_key, {})
+            for key, state in left.items():
+                later[key] = state or later.get(key, False)
+
+    @contextlib.asynccontextmanager
+    async def _writing_to(self, lock_key: str) -> AsyncIterator["_Writer"]:
+        """Write files of an ident, one at a time."""
+        writer = _Writer(ident_name(lock_key), self._idents, self._records)
+        await self._writers.acquire(lock_key, writer)
         try:
-            await self._trip(self._flushing(entries))
-        except BaseException:
-            for key, state in kinds.items():
-                if key in self._entries:
-                    self._unwritten[key] = self._unwritten.get(key, False) or state
-            raise
-
-    def _flushing(self, entries: Sequence[tuple[Entry, bool]]) -> Job[None]:
-        changes, renewals = [], []
-        for entry, state in entries:
-            places = places_of((entry.token,))
-            deadline = self._to_wall_clock(entry.deadline.expires_at)
-            if state and entry.payload is not None:
-                changes.append(Change(places[0], entry.payload, deadline))
-            else:
-                renewals.append(self._records.renewing(places, deadline, self))
-
-        def job() -> Job[None]:
-            for renewal in renewals:
-                yield from renewal
-            if changes:
-                yield from self._records.saving(changes, self)
-
-        return job()
+            yield writer
+        finally:
+            self._writers.release(lock_key)
 
     # The manager's life
 
@@ -373,19 +411,42 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
-        await self._flush()
+        while self._unwritten:
+            await self._flush()
         await LiveStates._close(self)
         await self._close_directory()
 
     def _to_wall_clock(self, monotonic: float) -> float:
         return monotonic - self._now() + self._clock.time()
 
-    def _from_wall_clock(self, wall: float) -> float:
-        return wall - self._clock.time() + self._now()
+    def _scanning(self, names: Iterator[str]) -> Job[Scanned | None]:
+        # What has expired in a file may live in memory: the purge finds out.
+        return self._records.scanning(names, purge=False)
 
 
-def _noting(job: Job[T], done: list[bool]) -> Job[T]:
-    """Run a job, and note that it has succeeded, for who is cancelled meanwhile."""
-    result = yield from job
-    done.append(True)
-    return result
+class _Writer:
+    """Who writes files of an ident.
+
+    Attributes:
+        succeeded: Whether its job has ended without an error: also if the caller was cancelled.
+    """
+
+    task: "asyncio.Task[Any] | None" = None
+    locked_since = 0.0
+
+    def __init__(self, ident: str, idents: IdentLocks, records: StateRecords) -> None:
+        self.succeeded = False
+        self._ident = ident
+        self._idents = idents
+        self._records = records
+
+    def alone(self, job: Job[T]) -> Job[T]:
+        """Run a job while a scan leaves the ident alone, after what a dead program has begun."""
+        self._idents.take(self._ident, self)
+        try:
+            yield from self._records.recovering(self._ident)
+            result = yield from job
+        finally:
+            self._idents.free(self._ident, self)
+        self.succeeded = True
+        return result

@@ -31,6 +31,7 @@ of the directory that loses these times loses the renewals since the last commit
 import contextlib
 import errno
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ from typing import NamedTuple
 
 import msgpack  # type: ignore[import-untyped]
 
+from statemgr.backends.disk.locks import make_directory
 from statemgr.backends.disk.trips import Job
 from statemgr.errors import SettingsError, StateDecodeError
 from statemgr.record import RecordCodec
@@ -59,6 +61,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
 _LATEST = 9e9  # seconds: what a file's time can hold with nanoseconds in 64 bits
 _DIGEST_SIZE = 16
 _NAME_SIZE = 4 * _DIGEST_SIZE + 1
+_is_ours = re.compile(r"[0-9a-f]{32}(-[0-9a-f]{32})?(\.[01]|\.commit(\.0)?)?").fullmatch
 _NAMES_KNOWN = 4096  # of idents and states, not to be digested again
 _TURNS = (".0", ".1")
 _COMMIT = ".commit"
@@ -132,15 +135,21 @@ class StateDirectory:
     """
 
     def __init__(self, path: Path, *, fsync: bool) -> None:
-        self.path = path
+        self._descriptor = -1
         self._fsync = fsync
         self._can_link = True
-        _make_directory(path)
+        make_directory(path)
         _check_directory(path)
         self._states = str(path / "states")
         self._quarantine = path / "quarantine"
-        _make_directory(path / "states")
-        self._descriptor = os.open(self._states, os.O_RDONLY | _SAFE) if fsync else -1
+        make_directory(path / "states")
+        if fsync:
+            for directory in (path.parent, path):
+                _sync_directory(directory)
+            self._descriptor = os.open(self._states, os.O_RDONLY | _SAFE)
+
+    def __del__(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let the directory go."""
@@ -205,10 +214,11 @@ class StateDirectory:
             return None
 
     def names(self) -> Iterator[str]:
-        """Iterate over the names of all files of states."""
+        """Iterate over the names of our files; there may be others."""
         with os.scandir(self._states) as entries:
             for entry in entries:
-                yield entry.name
+                if _is_ours(entry.name):
+                    yield entry.name
 
     # Changing. For who holds the ident's lock, all but `renew`.
 
@@ -304,10 +314,9 @@ class StateDirectory:
         Returns:
             Whether there was one.
         """
-        found = _unlink(self._path(name))
         for turn in _TURNS:
             _unlink(self._path(name + turn))
-        return found
+        return _unlink(self._path(name))
 
     def is_committing(self, ident: str) -> bool:
         """Return whether a commit of several records was begun, and not finished."""
@@ -315,7 +324,7 @@ class StateDirectory:
 
     def set_aside(self, name: str) -> None:
         """Move a record that cannot be read to the quarantine."""
-        _make_directory(self._quarantine)
+        make_directory(self._quarantine)
         with contextlib.suppress(FileNotFoundError):
             os.replace(self._path(name), self._quarantine / f"{name}.{time.time_ns()}")
 
@@ -348,14 +357,7 @@ class StateDirectory:
                 descriptor = os.open(source, _OVERWRITE)
             except FileNotFoundError:
                 continue
-            status = os.fstat(descriptor)
-            # A file with two names is the record: we died between giving it the second one
-            # and renaming the other file.
-            if (
-                size == _BLOCK == status.st_size
-                and status.st_nlink == 1
-                and stat.S_ISREG(status.st_mode)
-            ):
+            if size == _BLOCK and _may_be_overwritten(descriptor):
                 return descriptor, source, kept
             os.close(descriptor)
             os.unlink(source)
@@ -383,7 +385,9 @@ class StateDirectory:
         records = self._read_commit_records(ident)
         if records is None:
             return {}
-        return {name: StateFile(data, deadline, _TOGETHER) for name, data, deadline in records}
+        return {
+            name: StateFile(_filled(data), deadline, _TOGETHER) for name, data, deadline in records
+        }
 
     def _read_commit_records(self, ident: str) -> list[NewRecord] | None:
         file = self._read_file(ident + _COMMIT)
@@ -435,10 +439,26 @@ def _times(deadline: float) -> tuple[int, int]:
     return nanoseconds, nanoseconds
 
 
+def _may_be_overwritten(descriptor: int) -> bool:
+    try:
+        status = os.fstat(descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    # A file with two names is the record: somebody died between giving it the second one and
+    # renaming the other file.
+    return status.st_nlink == 1 and status.st_size == _BLOCK and stat.S_ISREG(status.st_mode)
+
+
 def _create(path: str) -> int:
     descriptor = os.open(path, _CREATE, _MODE)
-    if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, _MODE)  # whatever the umask
+    try:
+        if hasattr(os, "fchmod"):
+            os.fchmod(descriptor, _MODE)  # whatever the umask
+    except BaseException:
+        os.close(descriptor)
+        os.unlink(path)
+        raise
     return descriptor
 
 
@@ -470,12 +490,12 @@ def _size_of(path: str) -> int:
         return -1
 
 
-def _make_directory(path: Path) -> None:
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | _SAFE)
     try:
-        path.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        return
-    path.chmod(0o700)  # whatever the umask
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _check_directory(path: Path) -> None:

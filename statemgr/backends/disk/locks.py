@@ -20,7 +20,9 @@ process's, and closing any descriptor of the file lets all of them go. Elsewhere
 file of its own, locked by flock(2) and unlinked by who lets it go.
 """
 
+import contextlib
 import errno
+import logging
 import os
 import struct
 import sys
@@ -34,6 +36,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("statemgr")
 
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _SLOT_SIZE = 15  # hexadecimal digits of an ident's digest: with the gate's bit, an offset
@@ -107,34 +111,45 @@ class IdentLocks(ABC):
         slot = ident[:_SLOT_SIZE]
         if self._owners.setdefault(slot, owner) is not owner:
             return False
+        try:
+            return self._take(slot)
+        finally:
+            if slot not in self._parts:
+                del self._owners[slot]
+
+    def _take(self, slot: str) -> bool:
         if slot not in self._parts:
             if self._try_lock(slot, _GATE_AND_ALL):
-                self._unlock(slot, _GATE)
-                self._parts[slot] = _ALL
+                self._parts[slot] = _GATE_AND_ALL
+                self._open_gate(slot)
                 return True
             if not self._try_lock(slot, _GATE):
-                del self._owners[slot]
                 return False
             self._parts[slot] = _GATE
         if not self._try_lock(slot, _ALL):
             return False
+        self._parts[slot] = _GATE_AND_ALL
+        self._open_gate(slot)
+        return True
+
+    def _open_gate(self, slot: str) -> None:
         self._unlock(slot, _GATE)
         self._parts[slot] = _ALL
-        return True
 
     def take_briefly(self, ident: str, owner: object) -> bool:
         """Take a lock that nobody has or waits for, to free it in the same step of a job."""
         slot = ident[:_SLOT_SIZE]
         if self._owners.setdefault(slot, owner) is not owner:
             return False
-        if self._try_lock(slot, _LOCK):
-            self._parts[slot] = _LOCK
-            if not self._is_locked(slot, _GATE):
-                return True
-            self.free(ident, owner)
-        else:
-            del self._owners[slot]
-        return False
+        free = False
+        try:
+            if self._try_lock(slot, _LOCK):
+                self._parts[slot] = _LOCK
+                free = not self._is_locked(slot, _GATE)
+        finally:
+            if not free:
+                self.free(ident, owner)
+        return free
 
     def is_in_use(self, ident: str) -> bool:
         """Return whether somebody, here or elsewhere, has the lock or waits for it.
@@ -149,7 +164,9 @@ class IdentLocks(ABC):
         slot = ident[:_SLOT_SIZE]
         if self._owners.get(slot) is owner:
             del self._owners[slot]
-            self._unlock(slot, self._parts.pop(slot))
+            parts = self._parts.pop(slot, None)
+            if parts is not None:
+                self._unlock(slot, parts)
 
     def __del__(self) -> None:
         self.close()
@@ -164,7 +181,7 @@ class IdentLocks(ABC):
 
     @abstractmethod
     def _unlock(self, slot: str, parts: range) -> None:
-        """Let them go."""
+        """Let them go. Never raises: what was done under the lock is done."""
 
     @abstractmethod
     def _is_locked(self, slot: str, part: range) -> bool:
@@ -202,7 +219,10 @@ class RangeLocks(IdentLocks):
         return True
 
     def _unlock(self, slot: str, parts: range) -> None:
-        self._ask(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, slot, parts)
+        try:
+            self._ask(fcntl.F_OFD_SETLK, fcntl.F_UNLCK, slot, parts)
+        except OSError:  # the kernel may be short of memory, to split a range
+            logger.exception("a lock cannot be let go; it is with the manager, at its close")
 
     def _is_locked(self, slot: str, part: range) -> bool:
         answer = self._ask(fcntl.F_OFD_GETLK, fcntl.F_WRLCK, slot, part)
@@ -237,7 +257,7 @@ class FileLocks(IdentLocks):
         super().__init__()
         self._descriptors: dict[str, int] = {}
         self._directory = directory / "locks"
-        self._directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._directory)
 
     def close(self) -> None:
         for descriptor in self._descriptors.values():
@@ -292,10 +312,10 @@ def _try_lock_file(path: str) -> int | None:
 
 def _unlock_files(descriptors: dict[str, int]) -> None:
     for path, descriptor in descriptors.items():
-        try:
-            os.unlink(path)  # while it is locked: whoever opened it before will notice
-        finally:
-            os.close(descriptor)
+        # Unlinked while it is locked: whoever opened it before will notice.
+        with contextlib.suppress(OSError):  # then the file stays, and the lock is let go
+            os.unlink(path)
+        os.close(descriptor)
 
 
 def ident_locks(directory: Path) -> IdentLocks:
@@ -318,9 +338,24 @@ def ident_locks(directory: Path) -> IdentLocks:
 
 def _open_lock_file(path: "Path | str") -> int:
     descriptor = os.open(path, _FLAGS, 0o600)
-    if hasattr(os, "fchmod"):
-        os.fchmod(descriptor, 0o600)  # whatever the umask
+    try:
+        if hasattr(os, "fchmod"):
+            os.fchmod(descriptor, 0o600)  # whatever the umask
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it, for this user alone; unless it is there."""
+    if path.is_dir():
+        return
+    if not path.parent.exists():
+        make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+        path.chmod(0o700)  # whatever the umask
 
 
 def _is_at(descriptor: int, path: str) -> bool:

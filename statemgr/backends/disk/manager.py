@@ -15,13 +15,23 @@ import contextlib
 import contextvars
 import errno
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, cast
 
 from statemgr.backends.disk.files import StateDirectory, UnsyncedError, ident_name, ident_of
 from statemgr.backends.disk.locks import DirectoryClaim, IdentLocks, NoLocks, ident_locks
-from statemgr.backends.disk.records import PURGED, Change, Found, Place, StateRecords, places_of
+from statemgr.backends.disk.records import (
+    PURGED,
+    Change,
+    Found,
+    Place,
+    Scanned,
+    StateRecords,
+    place_of,
+    places_of,
+)
 from statemgr.backends.disk.trips import Job, Trips
 from statemgr.errors import (
     BackendUnavailableError,
@@ -112,7 +122,10 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         self._init_expiration(self._clock.time)
         self.directory = Path(directory)
         self._locks = KeyedLocks(self._clock, self._redaction.ident)
-        self._names: dict[str, str] = {}  # of idents whose lock is held here: their lock keys
+        # Idents whose lock is held or waited for here, and their lock keys; and those of which
+        # the lock between processes is held.
+        self._names: dict[str, str] = {}
+        self._inside: set[str] = set()
         self._pauses: set[asyncio.Future[None]] = set()  # waits for another process's lock
         self._scan_task: asyncio.Task[None] | None = None
         with contextlib.ExitStack() as opened:
@@ -194,7 +207,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         self._touch_found(places, (payload,))
 
     async def _delete(self, modification: StateModification[Any]) -> bool:
-        (place,) = places_of(modification.tokens)
+        place = place_of(modification.token)
         found = await self._take(
             modification, lambda since: self._records.deleting(place, since, modification)
         )
@@ -230,6 +243,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
                 await self._pause(modification, started, pause)
                 pause = min(_LONGEST_PAUSE, pause * 1.25)
                 result = await self._trip(self._attempt(modification, job(since)))
+            self._inside.add(modification.grant)
         except BaseException:
             await self._leave(modification, self._freeing(modification))
             raise
@@ -275,6 +289,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
 
     def _let_go(self, modification: StateModification[Any]) -> None:
         lock_key = modification.lock_key
+        self._inside.discard(modification.grant)
         self._locks.release(lock_key)
         if lock_key not in self._locks.holders:
             self._names.pop(modification.grant, None)
@@ -298,10 +313,10 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
             return self._recover(token, error)
 
     async def _has(self, token: AnyToken) -> bool:
-        return (await self._look(places_of((token,))))[0] is not None
+        return (await self._look([place_of(token)]))[0] is not None
 
     async def _renew(self, token: AnyToken) -> bool:
-        return (await self._look(places_of((token,)), renew=True))[0] is not None
+        return (await self._look([place_of(token)], renew=True))[0] is not None
 
     async def _look(self, places: Sequence[Place], *, renew: bool = False) -> list[Found]:
         """Read without the lock."""
@@ -313,14 +328,16 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         return found
 
     def _locked_since(self, places: Iterable[Place]) -> dict[str, float]:
-        """Return since when the idents are locked that are locked here: wall clock, seconds."""
+        """Return since when idents are locked here or waited for: wall clock, seconds.
+
+        Only of those that are locked: for who waits, another process's body decides.
+        """
         to_wall_clock = self._clock.time() - self._monotonic()
-        locked = {}
-        for place in places:
-            lock_key = self._names.get(place.ident)
-            if lock_key is not None:
-                locked[place.ident] = self._locks.holders[lock_key].locked_since + to_wall_clock
-        return locked
+        return {
+            place.ident: self._locks.holders[self._names[place.ident]].locked_since + to_wall_clock
+            for place in places
+            if place.ident in self._inside
+        }
 
     async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
         names = self._files.names()
@@ -368,8 +385,12 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         return outcomes
 
     def _track_file(self, name: str, deadline: float) -> None:
-        """Have a file looked at when its state expires: wall clock, seconds."""
-        self._track_token(name, deadline - self._clock.time() + self._now())
+        """Have a file looked at when its state expires, or after a full time if that is sooner.
+
+        `deadline` is the wall clock's, in seconds.
+        """
+        left = min(deadline - self._clock.time(), self.token_expiration)
+        self._track_token(name, self._now() + left)
 
     def _started(self) -> None:
         self._scan_task = asyncio.get_running_loop().create_task(
@@ -397,9 +418,16 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
 
     async def _scan(self) -> None:
         names = self._files.names()
-        while (batch := await self._trip(self._records.scanning(names))) is not None:
-            for name, deadline in batch:
+        while (batch := await self._trip(self._scanning(names))) is not None:
+            self._purged += len(batch.purged)
+            for name in batch.purged:
+                if (self._expires_at(name) or math.inf) <= self._now():
+                    del self._token_expires_at[name]
+            for name, deadline in batch.found:
                 self._track_file(name, deadline)
+
+    def _scanning(self, names: Iterator[str]) -> Job[Scanned | None]:
+        return self._records.scanning(names, purge=True)
 
     # The manager's life
 

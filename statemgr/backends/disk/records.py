@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -30,7 +31,7 @@ logger = logging.getLogger("statemgr")
 
 PURGED: Final = object()  # what a purge says of a state that it has removed
 _LOCKED_DELAY = 1.0  # seconds until a purge looks again at what another process has locked
-_SCAN_SLICE = 256  # names of a scan for each trip
+_SCAN_SLICE = 0.001  # seconds of a scan for each trip
 _LIST_SLICE = 32  # records of a list for each trip
 _HEAD_SIZES = (512, 2**18)  # bytes that nearly always, and always, hold a record's head and key
 _BRIEFLY = 0.0001  # seconds until a reader looks again at what is held briefly
@@ -62,13 +63,30 @@ class Change(NamedTuple):
     deadline: float
 
 
+class Scanned(NamedTuple):
+    """What a slice of a scan found.
+
+    Attributes:
+        found: Names of records, and when to look at them: wall clock, seconds.
+        purged: Names of those that were removed.
+    """
+
+    found: list[tuple[str, float]]
+    purged: list[str]
+
+
 # A trip finds a serialized state, nothing, or a record that cannot be read.
 Found = bytes | StateDecodeError | None
 
 
 def places_of(tokens: Iterable[AnyToken]) -> list[Place]:
     """Return where the states of tokens are."""
-    return [Place(state_name(token.cache_key), token.cache_key) for token in tokens]
+    return [place_of(token) for token in tokens]
+
+
+def place_of(token: AnyToken) -> Place:
+    """Return where the state of a token is."""
+    return Place(state_name(token.cache_key), token.cache_key)
 
 
 class StateRecords:
@@ -104,9 +122,11 @@ class StateRecords:
 
     def fetching(self, places: Sequence[Place]) -> Job[list[Record | StateDecodeError | None]]:
         """Return records of any idents, whether they have expired or not."""
-        for ident in {place.ident for place in places}:
-            yield from self._recovering(ident)
-        return [self._open(place, self._files.read_locked(place.name)) for place in places]
+        yield from ()
+        found: dict[Place, Record | StateDecodeError | None] = {}
+        for ident, group in _by_ident(places).items():
+            found |= zip(group, self._open_settled(ident, group), strict=True)
+        return [found[place] for place in places]
 
     def saving(self, changes: Sequence[Change], owner: object) -> Job[None]:
         """Write records of one ident, all or none. For who has loaded them."""
@@ -116,11 +136,21 @@ class StateRecords:
         finally:
             self._idents.free(ident, owner)
 
+    def flushing(
+        self, changes: Sequence[Change], renewals: Sequence[tuple[Place, float]]
+    ) -> Job[None]:
+        """Write and renew records of one ident."""
+        for place, deadline in renewals:
+            self._files.renew(place.name, deadline)
+        if changes:
+            records = [self._pack(*one) for one in changes]
+            yield from self._files.write_together(changes[0].place.ident, records)
+
     def replacing(self, change: Change, owner: object) -> Job[None]:
         """Write a record that was not loaded."""
         ident = change.place.ident
         try:
-            yield from self._recovering(ident)
+            yield from self.recovering(ident)
             yield from self._files.write(self._pack(*change))
         finally:
             self._idents.free(ident, owner)
@@ -128,7 +158,7 @@ class StateRecords:
     def deleting(self, place: Place, since: float, owner: object) -> Job[bool]:
         """Remove a record; return whether it had not expired by `since`."""
         try:
-            yield from self._recovering(place.ident)
+            yield from self.recovering(place.ident)
             record = self._open(place, self._files.read_locked(place.name))
             yield from self._files.remove(place.name)
         finally:
@@ -158,7 +188,7 @@ class StateRecords:
         self._idents.free(ident, owner)
         yield from ()
 
-    def _recovering(self, ident: str) -> Job[None]:
+    def recovering(self, ident: str) -> Job[None]:
         """Finish an interrupted commit, for who does not need the records it holds."""
         try:
             yield from self._files.recover(ident)
@@ -201,11 +231,8 @@ class StateRecords:
             locked_since: Since when idents are locked or waited for here, wall clock.
             renew_until: The new deadline of what is there, None to leave it.
         """
-        by_ident: dict[str, list[Place]] = {}
-        for place in places:
-            by_ident.setdefault(place.ident, []).append(place)
         found: dict[Place, Found] = {}
-        for ident, group in by_ident.items():
+        for ident, group in _by_ident(places).items():
             since = locked_since.get(ident)
             for place, record in zip(group, self._open_settled(ident, group), strict=True):
                 if isinstance(record, Record):
@@ -296,29 +323,36 @@ class StateRecords:
 
     # For the purge
 
-    def scanning(self, names: Iterator[str]) -> Job[list[tuple[str, float]] | None]:
+    def scanning(self, names: Iterator[str], *, purge: bool) -> Job["Scanned | None"]:
         """Return the next states of a directory and their deadlines; None at its end.
 
-        What programs that died have left beside them is tidied up on the way.
+        What programs that died have left beside them is tidied up on the way, and what has
+        expired is removed if `purge` says so.
         """
-        batch = list(islice(names, _SCAN_SLICE))
-        if not batch:
-            return None
-        found = []
-        for name in batch:
-            if is_record(name):
-                deadline = self._files.deadline_of(name)
-                if deadline is not None:
-                    found.append((name, deadline))
+        yield from ()
+        scanned = Scanned([], [])
+        over = time.perf_counter() + _SCAN_SLICE
+        for name in names:
+            if not is_record(name):
+                self._tidy(name)
             else:
-                yield from self._tidying(name)
-        return found
+                now = self._clock.time()
+                deadline = self._files.deadline_of(name)
+                outcome = self._purge(name, now) if purge else deadline
+                if outcome is PURGED:
+                    scanned.purged.append(name)
+                elif isinstance(outcome, float):
+                    scanned.found.append((name, outcome))
+            if time.perf_counter() >= over:
+                return scanned
+        return scanned if scanned.found or scanned.purged else None
 
-    def _tidying(self, name: str) -> Job[None]:
+    def _tidy(self, name: str) -> None:
         ident, owner = ident_of(name), object()
         try:
             if self._idents.take(ident, owner):
-                yield from self._files.tidy(name)
+                for descriptor in self._files.tidy(name):
+                    os.fsync(descriptor)  # in this step: no other job comes between
         except StateDecodeError as error:
             logger.error("an interrupted commit is left as it is: %s", error.reason)  # noqa: TRY400
         finally:
@@ -359,6 +393,13 @@ class StateRecords:
         finally:
             self._idents.free(ident, owner)
         return PURGED
+
+
+def _by_ident(places: Iterable[Place]) -> dict[str, list[Place]]:
+    by_ident: dict[str, list[Place]] = {}
+    for place in places:
+        by_ident.setdefault(place.ident, []).append(place)
+    return by_ident
 
 
 def _has_expired(record: Record | StateDecodeError | None, since: float) -> bool:

@@ -8,10 +8,11 @@ side from one sync to the next, and share the waiting.
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -82,8 +83,13 @@ class Trips:
         """Run a job, and return what it returns.
 
         Cancelling does not stop it: the call ends as cancelled when the job has ended.
+
+        Raises:
+            OSError: If the thread cannot be started; or what the job raises.
         """
         loop = asyncio.get_running_loop()
+        if self._bell is None:
+            self._bell = _start_thread(self._name, self._departures)
         call = _Call(job, loop.create_future())
         self._waiting.append(call)
         if not self._under_way:
@@ -120,9 +126,8 @@ class Trips:
             with contextlib.suppress(RuntimeError):  # the loop was closed, and nobody waits
                 loop.call_soon_threadsafe(self._arrive, calls, loop)
 
+        assert self._bell is not None  # noqa: S101  # started by who asked
         self._departures.append(travel)
-        if self._bell is None:
-            self._bell = _start_thread(self._name, self._departures)
         self._bell.write(b"1")
 
     def _arrive(self, calls: list[_Call[Any]], loop: asyncio.AbstractEventLoop) -> None:
@@ -152,7 +157,13 @@ def _start_thread(name: str, departures: "deque[Callable[[], None]]") -> BinaryI
                 departures.popleft()()
 
     # A daemon: a program that ends without closing its manager must not hang.
-    threading.Thread(target=work, name=name, daemon=True).start()
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        os.close(heard)
+        os.close(rung)
+        raise OSError(errno.EAGAIN, str(error)) from error
     return os.fdopen(rung, "wb", buffering=0)
 
 
@@ -180,11 +191,15 @@ def _run_all(calls: list[_Call[Any]], syncs: ThreadPoolExecutor | None) -> None:
         errors = _sync({one for _, one in asked if one is not None}, syncs)
 
 
-def _sync(descriptors: Iterable[int], syncs: ThreadPoolExecutor | None) -> dict[int, OSError]:
+def _sync(descriptors: Collection[int], syncs: ThreadPoolExecutor | None) -> dict[int, OSError]:
     """Bring files to stable storage; return the errors by descriptor."""
     if syncs is None:
         return {}
-    errors = zip(descriptors, syncs.map(_sync_one, descriptors), strict=True)
+    try:
+        results = list(syncs.map(_sync_one, descriptors))
+    except RuntimeError:  # no more threads can be started
+        results = list(map(_sync_one, descriptors))
+    errors = zip(descriptors, results, strict=True)
     return {descriptor: error for descriptor, error in errors if error is not None}
 
 
