@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from statemgr.backends.disk.files import ident_name, ident_of, state_name
 from statemgr.backends.disk.locks import IdentLocks
-from statemgr.backends.disk.manager import StateManagerDisk
+from statemgr.backends.disk.manager import PURGE_SLICE, StateManagerDisk
 from statemgr.backends.disk.records import (
     PURGED,
     Change,
@@ -53,7 +53,8 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         self._init_live(rollback=True)
         self._debounce = debounce
         self._loaded: set[str] = set()  # the file names of all entries
-        self._leftovers: set[str] = set()  # files of states that a look-up found to be expired
+        # Files of states that have expired in memory, with the lock keys of their idents.
+        self._leftovers: dict[str, str] = {}
         # What is to be written, in the order of asking: by lock key and key, whether it is the
         # state, or its deadline only.
         self._unwritten: dict[str, dict[str, bool]] = {}
@@ -172,9 +173,8 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             changes = [Change(*one, deadline) for one in zip(places, payloads, strict=True)]
             # What waits to be written goes with it: a crash must not leave it behind.
             waiting = self._unwritten.pop(lock_key, {})
-            for token in tokens:
-                waiting.pop(token.cache_key, None)
-            changes += self._changes_of(waiting)
+            keys = {token.cache_key for token in tokens}
+            changes += self._changes_of({k: v for k, v in waiting.items() if k not in keys})
             try:
                 await self._trip(writer.alone(self._records.saving(changes, writer)), lock_key)
             finally:
@@ -206,7 +206,12 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
 
     async def _fetch(self, tokens: Iterable[AnyToken]) -> list[tuple[AnyToken, StateDecodeError]]:
         """Read what is not in memory; return what cannot be read."""
-        missing = [token for token in tokens if token.cache_key not in self._entries]
+        missing = [
+            token
+            for token in tokens
+            if token.cache_key not in self._entries
+            and state_name(token.cache_key) not in self._leftovers
+        ]
         if not missing:
             return []
         errors: list[tuple[AnyToken, StateDecodeError]] = []
@@ -228,6 +233,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         self._loaded.add(name)
 
     async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
+        loaded = frozenset(self._loaded)
         async for info in LiveStates._list(self, prefix):
             yield info
         names = self._files.names()
@@ -239,7 +245,8 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
                 gone_by = now if locked_since is None else self._to_wall_clock(locked_since)
                 if (
                     info.ident.startswith(prefix)
-                    and place.name not in self._loaded
+                    and place.name not in loaded
+                    and place.name not in self._leftovers
                     and info.expires_at > gone_by
                 ):
                     yield info
@@ -251,13 +258,18 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         name = state_name(token.cache_key)
         if name not in self._loaded:
             self._loaded.add(name)
+            self._leftovers.pop(name, None)
             self._token_expires_at.pop(name, None)
 
     def _drop(self, key: str) -> None:
-        self._forget(self._entries[key].token)
-        name = state_name(key)
-        self._leftovers.add(name)
-        self._track_token(name, self._now())
+        self._track_token(self._leave_over(key), self._now())
+
+    def _leave_over(self, key: str) -> str:
+        """Drop an entry, and remember its file."""
+        token, name = self._entries[key].token, state_name(key)
+        self._forget(token)
+        self._leftovers[name] = token.lock_key
+        return name
 
     def _forget(self, token: AnyToken) -> None:
         """Have nothing in memory of a state whose file is gone."""
@@ -287,26 +299,38 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
         """Drop entries, and the files of these and of states that are not in memory."""
         locked = set(map(ident_name, self._locks.holders))
-        expired, doomed = [], []  # in memory, and in files only
+        expired, in_files = [], []
         for key in keys:
             if key in self._entries:
-                self._forget(self._entries[key].token)
-                expired.append(state_name(key))
+                expired.append(self._leave_over(key))
                 continue
             self._token_expires_at.pop(key, None)
-            if ident_of(key) in locked:
+            if key in self._leftovers:
+                await self._remove_leftover(key)
+            elif ident_of(key) in locked:
                 self._track_token(key, self._now() + _RETRY_DELAY)
             elif key not in self._loaded:
-                doomed.append(key)
-        if expired:
-            await self._trip(self._records.dropping(expired))
-            self._purged += len(expired)
-        for name, outcome in await self._purge_files(doomed):
-            if outcome is PURGED and name not in self._leftovers:
+                in_files.append(key)
+        await self._remove_leftovers(expired)
+        self._purged += len(expired)
+        for name, outcome in await self._purge_files(in_files):
+            if outcome is PURGED:
                 self._purged += 1
-            self._leftovers.discard(name)
-            if isinstance(outcome, float):
+            elif isinstance(outcome, float):
                 self._track_file(name, outcome)
+
+    async def _remove_leftovers(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), PURGE_SLICE):
+            await asyncio.gather(*map(self._remove_leftover, names[start : start + PURGE_SLICE]))
+
+    async def _remove_leftover(self, name: str) -> None:
+        lock_key = self._leftovers.get(name)
+        if lock_key is None:
+            return
+        async with self._writing_to(lock_key) as writer:
+            if name in self._leftovers:  # else it was written again meanwhile
+                await self._trip(writer.alone(self._records.dropping([name])))
+                del self._leftovers[name]
 
     # Writing behind
 
@@ -346,7 +370,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         Raises:
             BackendUnavailableError: If some of it cannot be written; that is kept.
         """
-        idents = list(self._unwritten)
+        idents = list({**self._unwritten, **self._writers.holders})
         failure: BaseException | None = None
         for start in range(0, len(idents), _FLUSH_SLICE):
             some = idents[start : start + _FLUSH_SLICE]
@@ -411,7 +435,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
-        while self._unwritten:
+        while self._unwritten or self._writers.holders:
             await self._flush()
         await LiveStates._close(self)
         await self._close_directory()

@@ -164,13 +164,16 @@ class StateDirectory:
 
         For who does not hold the ident's lock.
         """
+        before: tuple[object, object] | None = None
         while True:
             together = self._read_commit(ident)
             files = [together.get(name) or self._read_file(name) for name in names]
-            if all(map(self._is_in_place, names, files)) and (
-                len(names) == 1 or together or not self._read_commit(ident)
-            ):
-                return files
+            if all(map(self._is_in_place, names, files)):
+                # Several are of one moment if they are all the same once more. (That the names
+                # mean the same files is not enough: two changes later they do again.)
+                if len(names) == 1 or before == (together, files):
+                    return files
+                before = together, files
 
     def read_locked(self, name: str) -> StateFile | None:
         """Return a record. For who holds the ident's lock, and has called `recover`."""

@@ -38,6 +38,7 @@ from statemgr.errors import (
     CommitUncertainError,
     LockTimeoutError,
     StateDecodeError,
+    WrongProcessError,
 )
 from statemgr.expiration import StateManagerExpiration
 from statemgr.locks import KeyedLocks
@@ -60,7 +61,7 @@ logger = logging.getLogger("statemgr")
 _LOCKED: Final = object()  # what an attempt returns when somebody else has the lock
 _SHORTEST_PAUSE = 0.001  # seconds until a lock is asked for again
 _LONGEST_PAUSE = 0.05
-_PURGE_SLICE = 8  # files removed in one trip: other calls wait for it
+PURGE_SLICE = 8  # files removed in one trip: other calls wait for it
 
 
 class StateManagerDisk(StateManagerExpiration, StateManager):
@@ -120,7 +121,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
             max_state_size=self.max_state_size,
         )
         self._init_expiration(self._clock.time)
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # the working directory may change
         self._locks = KeyedLocks(self._clock, self._redaction.ident)
         # Idents whose lock is held or waited for here, and their lock keys; and those of which
         # the lock between processes is held.
@@ -187,7 +188,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         self._touch_found(places, payloads)
 
     async def _abort(self, modification: StateModification[Any]) -> None:
-        if self._trips.closed:  # which has let the lock go
+        if self._is_over():  # which has let the lock go
             self._let_go(modification)
             return
         places = places_of(modification.tokens)
@@ -378,8 +379,8 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
     async def _purge_files(self, names: Sequence[str]) -> list[tuple[str, object]]:
         """Remove what has expired, a few at a time; return what came of each name."""
         outcomes: list[tuple[str, object]] = []
-        for start in range(0, len(names), _PURGE_SLICE):
-            some = names[start : start + _PURGE_SLICE]
+        for start in range(0, len(names), PURGE_SLICE):
+            some = names[start : start + PURGE_SLICE]
             found = await self._trip(self._records.purging(some, self._clock.time()))
             outcomes += zip(some, found, strict=True)
         return outcomes
@@ -470,6 +471,10 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         if self._refusal is not None:
             raise self._refused()
 
+    def _is_over(self) -> bool:
+        """Return whether the thread has ended, or was left in the parent process."""
+        return self._trips.closed or self._refusal is WrongProcessError
+
     async def _trip(self, job: Job[T], lock_key: str = "") -> T:
         """Run a job in the thread.
 
@@ -478,7 +483,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
             BackendUnavailableError: If the file system refuses.
             StateManagerClosedError: If the manager is closed.
         """
-        if self._trips.closed:
+        if self._is_over():
             job.close()
             raise self._refused()
         try:

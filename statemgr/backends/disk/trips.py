@@ -111,6 +111,7 @@ class Trips:
             await asyncio.shield(self._idle)
         self.closed = True
         if self._bell is not None:
+            self._bell.write(b"1")  # for nothing: a child that was forked keeps the pipe open
             self._bell.close()
         if self._syncs is not None:
             self._syncs.shutdown(wait=False)
@@ -153,7 +154,7 @@ def _start_thread(name: str, departures: "deque[Callable[[], None]]") -> BinaryI
 
     def work() -> None:
         with os.fdopen(heard, "rb", buffering=0) as bell:
-            while bell.read(1):
+            while bell.read(1) and departures:
                 departures.popleft()()
 
     # A daemon: a program that ends without closing its manager must not hang.
