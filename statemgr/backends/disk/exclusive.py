@@ -174,9 +174,11 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             # What waits to be written goes with it: a crash must not leave it behind.
             waiting = self._unwritten.pop(lock_key, {})
             keys = {token.cache_key for token in tokens}
-            changes += self._changes_of({k: v for k, v in waiting.items() if k not in keys})
+            others = {key: state for key, state in waiting.items() if key not in keys}
+            changes += self._changes_of(others)
+            flushing = self._records.flushing(changes, self._renewals_of(others))
             try:
-                await self._trip(writer.alone(self._records.saving(changes, writer)), lock_key)
+                await self._trip(writer.alone(flushing), lock_key)
             finally:
                 if not writer.succeeded:
                     self._write_again(lock_key, waiting)
