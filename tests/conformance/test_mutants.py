@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from statemgr.errors import StateManagerError
 from statemgr.testing import Capability, Conformance, Harness
 
-from . import mutants, shelf_mutants, state_mutants
+from . import disk_mutants, mutants, shelf_mutants, state_mutants
+from .disk_faults import DiskFaults
+from .test_disk import DiskHarness
 from .test_example import ShelfHarness
 from .test_memory import LiveHarness, MemoryHarness
 
@@ -16,12 +19,21 @@ PATIENCE = 0.3  # seconds, after which a mutant that waits for ever is told apar
 
 MEMORY = [pytest.param(*row, id=row[0].__name__) for row in mutants.MUTANTS]
 SHELF = [pytest.param(*row, id=row[0].__name__) for row in shelf_mutants.MUTANTS]
+DISK = [pytest.param(*row, id=row[0].__name__) for row in disk_mutants.MUTANTS]
 assert state_mutants.StateManagerMemory  # importing it has added its mutants
 
 
 def run(harness: Harness, test: str, arguments: dict[str, Any]) -> None:
     """Run one test of the kit; what it leaves behind ends with its loop."""
     asyncio.run(getattr(Conformance, test)(Conformance(), harness=harness, **arguments))
+
+
+async def run_and_close(harness: DiskHarness, test: str, arguments: dict[str, Any]) -> None:
+    """Run one test of the kit or of `DiskFaults`, and end its threads."""
+    try:
+        await getattr(DiskFaults, test)(DiskFaults(), harness=harness, **arguments)
+    finally:
+        await harness.close()
 
 
 @pytest.mark.parametrize(("mutant", "test", "arguments"), MEMORY)
@@ -52,6 +64,28 @@ def test_shelf_mutant(tmp_path: Path, mutant: Any, test: str, arguments: dict[st
     run(ShelfHarness(tmp_path), test, arguments)
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         run(MutantHarness(tmp_path), test, arguments)
+
+
+@pytest.mark.parametrize(("mutant", "harness_type", "test", "arguments"), DISK)
+def test_disk_mutant(
+    tmp_path: Path,
+    mutant: Any,
+    harness_type: type[DiskHarness],
+    test: str,
+    arguments: dict[str, Any],
+) -> None:
+    """The test passes on the disk backend, and fails on the mutant of it."""
+
+    class MutantHarness(harness_type):  # type: ignore[misc, valid-type]
+        async def make(self, **options: Any) -> Any:
+            return mutant(self.directory / "store", **self.mode, **options)
+
+    for name in ("sound", "mutant"):
+        (tmp_path / name).mkdir()
+    asyncio.run(run_and_close(harness_type(tmp_path / "sound"), test, arguments))
+    # A record that is refused for good reason is not what the test wants to see either.
+    with pytest.raises((AssertionError, pytest.fail.Exception, StateManagerError)):
+        asyncio.run(run_and_close(MutantHarness(tmp_path / "mutant"), test, arguments))
 
 
 @pytest.mark.parametrize(

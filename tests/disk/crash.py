@@ -76,7 +76,7 @@ def crash(
     Raises:
         AssertionError: If a state is not whole, or of the two classes one is older.
     """
-    drawn = random.Random(f"{mode} {together} {seed}")
+    drawn = random.Random(f"{mode} {together} {seed}")  # noqa: S311
     figures = Figures()
     reached = [0] * len(IDENTS)  # what each page is known to have
     for _ in range(kills):
@@ -108,6 +108,10 @@ def crash(
             assert found[number] >= reached[number], "what was found once is gone"
             reached[number] = found[number]
     asyncio.run(_tidy(directory))
+    names = sorted(path.name for path in (directory / "states").iterdir())
+    assert len({name.partition(".")[0] for name in names}) == 2 * len(IDENTS), names
+    assert all(name.partition(".")[2] in ("", "0", "1") for name in names), names
+    assert not list(directory.glob("quarantine/*"))
     return figures
 
 
@@ -135,17 +139,12 @@ async def _find(directory: Path, mode: str, way: int, *, together: bool) -> list
 
 
 async def _tidy(directory: Path) -> None:
-    """Check that kills leave nothing that is not used any more, but for one file each."""
+    """Change each state once more: that is to use or remove what the kills have left."""
     async with StateManagerDisk(directory) as manager:
         for ident in IDENTS:
             for cls in (Page, Sheet):
                 async with manager.modify_state(StateToken(ident, cls)):
                     pass
-    names = sorted(path.name for path in (directory / "states").iterdir())
-    records = {name.partition(".")[0] for name in names}
-    assert len(records) == 2 * len(IDENTS), names
-    assert all(name.partition(".")[2] in ("", "0", "1") for name in names), names
-    assert not list(directory.glob("quarantine/*"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -159,9 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=options.directory) as base, Zygote() as zygote:
         for mode, together in SCENARIOS:
             directory = Path(base, f"{mode}-{together}")
-            figures = crash(
-                zygote, directory, mode, options.kills, options.seed, together=together
-            )
+            figures = crash(zygote, directory, mode, options.kills, options.seed, together=together)
             what = "two classes together" if together else "one class"
             print(f"{mode}, {what}: {figures}", flush=True)  # noqa: T201
 

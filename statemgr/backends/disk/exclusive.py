@@ -147,8 +147,11 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             self._check_open()
             found = self._find(token) is not None
             since = self._to_wall_clock(modification.locked_since)
-            # What was committed together is to be in files together, before a part of it goes.
-            await self._flush_ident(token.lock_key)
+            if self._unwritten.get(token.lock_key, {}).keys() - {token.cache_key}:
+                # What was committed together is to be in files together, before a part of it
+                # goes. But a state may be deleted to make room.
+                with contextlib.suppress(BackendUnavailableError):
+                    await self._flush_ident(token.lock_key)
             async with self._writing_to(token.lock_key) as writer:
                 try:
                     stored = await self._trip(

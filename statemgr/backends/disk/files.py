@@ -393,6 +393,8 @@ class StateDirectory:
         }
 
     def _read_commit_records(self, ident: str) -> list[NewRecord] | None:
+        if not self.is_committing(ident):  # nearly always, and cheaper to ask than to open
+            return None
         file = self._read_file(ident + _COMMIT)
         if file is None:
             return None

@@ -1,12 +1,14 @@
 """What a backend declares works, and what it does not declare is not offered."""
 # a whole body raises here, or is refused
 
+import asyncio
 import contextlib
 
 import pytest
 
 from statemgr.errors import StateManagerError
 from statemgr.testing.conformance.base import Contract, Stop, increment, requires, without
+from statemgr.testing.conformance.expiring import RENEWING
 from statemgr.testing.conformance.states import Cart, Counter
 from statemgr.testing.harness import EXPIRATION, Capability, Harness
 from statemgr.token import AnyToken, StateToken
@@ -60,6 +62,40 @@ class CapabilitiesContract(Contract):
         assert await manager.get_state(token) == Counter()
         assert [info async for info in manager.tokens()] == []
 
+    @requires(Capability.DURABLE)
+    @pytest.mark.parametrize("use", sorted(RENEWING))
+    async def test_renewed_state_outlives_its_manager(self, harness: Harness, use: str) -> None:
+        """What renewed a state counts for the next manager too."""
+        token = StateToken("user-1", Counter)
+        async with await harness.open() as manager:
+            await manager.set_state(token, Counter(1))
+        async with await harness.open() as manager:
+            await harness.advance(EXPIRATION - 20)
+            await RENEWING[use](manager, token)
+        await harness.advance(EXPIRATION - 20)
+        manager = await harness.open()
+        assert await manager.has_state(token)
+        await harness.advance(21)
+        assert not await manager.has_state(token)
+
+    @requires(Capability.DURABLE)
+    async def test_deleted_state_stays_deleted(self, harness: Harness) -> None:
+        """A change that was to be written when the delete came is not written after it."""
+        manager = await harness.open()
+        token = StateToken("user-1", Counter)
+        for seconds in (1, 2, 5):
+            await increment(manager, token)
+            await harness.clock.settle()
+            deleting = harness.spawn(manager.delete_state(token))
+            await asyncio.sleep(0)
+            await harness.advance(seconds)
+            assert await deleting
+            await harness.clock.settle()
+            assert not await manager.has_state(token)
+            await manager.close()
+            manager = await harness.open()
+            assert not await manager.has_state(token)
+
     @without(Capability.DURABLE)
     async def test_states_end_with_their_manager(self, harness: Harness) -> None:
         """The next manager starts empty."""
@@ -100,6 +136,34 @@ class CapabilitiesContract(Contract):
             await manager.delete_state(one)
         assert await harness.read_raw(one) is None
         assert await harness.read_raw(two) == records[1]
+
+    @requires(Capability.RAW_RECORDS)
+    @requires(Capability.ROLLBACK)
+    async def test_record_is_of_no_body_at_work(self, harness: Harness) -> None:
+        """A record that is written while a body runs holds what was committed before it."""
+        manager = await harness.open()
+        token: AnyToken = StateToken("user-1", Counter)
+        await increment(manager, token)
+        await harness.clock.settle()
+        record: bytes | None = None
+
+        async def read_record() -> None:
+            nonlocal record
+            while record is None:
+                await asyncio.sleep(0)
+                record = await harness.read_raw(token)
+
+        modification = manager.modify_state(token)
+        async with modification as counter:
+            counter.value = 2
+            await harness.advance(10)  # writes may have been put off
+            await harness.drive(read_record())
+            modification.discard()
+        await manager.close()
+        assert record is not None
+        await harness.write_raw(token, record)
+        manager = await harness.open()
+        assert await manager.get_state(token) == Counter(1)
 
     @requires(Capability.RAW_RECORDS)
     async def test_records_are_what_is_read(self, harness: Harness) -> None:

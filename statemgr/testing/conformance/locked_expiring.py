@@ -48,6 +48,24 @@ class LockedExpiringContract(Contract):
         await harness.advance(EXPIRATION - 1)
         assert await manager.get_state(token) == Counter(1)
 
+    @requires(Capability.DURABLE)
+    async def test_stored_state_of_a_locked_ident_is_listed(self, harness: Harness) -> None:
+        """Beyond its deadline, also if the manager has not had to do with it so far."""
+        counter, cart = StateToken("user-1", Counter), StateToken("user-1", Cart)
+        async with await harness.open() as manager:
+            await manager.set_state(cart, Cart(["apple"]))
+        manager = await harness.open(lock_warning_threshold=LONG)
+        modification = manager.modify_state(counter)
+        async with modification:
+            await harness.advance(EXPIRATION + 1)
+            await harness.clock.settle()
+            assert [info.class_name async for info in manager.tokens()] == [
+                f"{Cart.__module__}:{Cart.__qualname__}"
+            ]
+            assert await manager.has_state(cart)
+            modification.discard()
+        await assert_gone(manager, cart)
+
     async def test_locked_state_outlives_a_body_that_raises(self, harness: Harness) -> None:
         """What was there when the body began is there when it has failed."""
         manager = await harness.open(lock_warning_threshold=LONG)

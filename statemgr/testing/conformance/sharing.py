@@ -168,6 +168,9 @@ class SharingContract(Contract):
             async with first.modify_state(token):
                 await harness.advance(EXPIRATION + 1)
                 await harness.clock.settle()
+                # Whatever has a thread for its purge has come to it when this is answered.
+                await second.get_state(StateToken("user-2", Counter))
+                assert await second.has_state(token)
                 raise Stop
         assert await first.get_state(token) == Counter(1)
         assert await second.get_state(token) == Counter(1)
