@@ -182,6 +182,10 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             flushing = self._records.flushing(changes, self._renewals_of(others))
             try:
                 await self._trip(writer.alone(flushing), lock_key)
+            except CommitUncertainError:
+                for token in tokens:  # what the file has now is what counts
+                    self._forget(token)
+                raise
             finally:
                 if not writer.succeeded:
                     self._write_again(lock_key, waiting)

@@ -118,6 +118,10 @@ class NewRecord(NamedTuple):
     deadline: float
 
 
+class NotAFileError(OSError):
+    """A link, a pipe or the like stands in a record's place."""
+
+
 class UnsyncedError(OSError):
     """A change was made, and whether it is on stable storage cannot be known."""
 
@@ -184,10 +188,14 @@ class StateDirectory:
             descriptor = os.open(self._path(name), _READ)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotAFileError(errno.EINVAL, "a record must be no link") from error
+            raise
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "a record must be a regular file")
+                raise NotAFileError(errno.EINVAL, "a record must be a regular file")
             size = status.st_size if limit is None else min(limit, status.st_size)
             data = _read_all(descriptor, size)
         finally:

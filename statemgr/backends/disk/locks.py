@@ -171,9 +171,15 @@ class IdentLocks(ABC):
     def __del__(self) -> None:
         self.close()
 
-    @abstractmethod
     def close(self) -> None:
         """Let everything go."""
+        self._owners.clear()
+        self._parts.clear()
+        self._close()
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Close what is open."""
 
     @abstractmethod
     def _try_lock(self, slot: str, parts: range) -> bool:
@@ -204,7 +210,7 @@ class RangeLocks(IdentLocks):
         self._descriptor = -1
         self._descriptor = _open_lock_file(directory / "idents")
 
-    def close(self) -> None:
+    def _close(self) -> None:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
@@ -237,7 +243,7 @@ class RangeLocks(IdentLocks):
 class NoLocks(IdentLocks):
     """Stand for locks where there is nobody to lock out."""
 
-    def close(self) -> None:
+    def _close(self) -> None:
         pass
 
     def _try_lock(self, slot: str, parts: range) -> bool:
@@ -259,7 +265,7 @@ class FileLocks(IdentLocks):
         self._directory = directory / "locks"
         make_directory(self._directory)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
@@ -312,10 +318,12 @@ def _try_lock_file(path: str) -> int | None:
 
 def _unlock_files(descriptors: dict[str, int]) -> None:
     for path, descriptor in descriptors.items():
-        # Unlinked while it is locked: whoever opened it before will notice.
-        with contextlib.suppress(OSError):  # then the file stays, and the lock is let go
+        # Unlinked while it is locked: whoever opened it before will notice. After an error the
+        # file stays, and the lock is let go.
+        with contextlib.suppress(OSError):
             os.unlink(path)
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def ident_locks(directory: Path) -> IdentLocks:

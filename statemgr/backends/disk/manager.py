@@ -61,6 +61,7 @@ logger = logging.getLogger("statemgr")
 _LOCKED: Final = object()  # what an attempt returns when somebody else has the lock
 _SHORTEST_PAUSE = 0.001  # seconds until a lock is asked for again
 _LONGEST_PAUSE = 0.05
+_PAUSE_FOR_EACH = 0.0005  # more for each other one that waits for a lock
 PURGE_SLICE = 8  # files removed in one trip: other calls wait for it
 
 
@@ -139,7 +140,9 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
             except OSError as error:
                 raise _unavailable(f"{self.directory} cannot be used", error) from error
             opened.pop_all()
-        self._records = StateRecords(self._files, codec, self._idents, self._clock)
+        self._records = StateRecords(
+            self._files, codec, self._idents, self._clock, reset=self.on_decode_error == "reset"
+        )
         self._trips = Trips("statemgr-disk", syncs=fsync)
 
     @classmethod
@@ -261,6 +264,8 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         self, modification: StateModification[Any], started: float, pause: float
     ) -> None:
         """Wait until it is time to ask for the lock again."""
+        # Many that wait ask less often each, or their asking is all that is done.
+        pause += len(self._pauses) * _PAUSE_FOR_EACH
         timeout = modification.timeout
         if timeout is not None:
             left = started + timeout - self._monotonic()

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from statemgr.backends.disk.files import (
     NewRecord,
+    NotAFileError,
     StateDirectory,
     StateFile,
     ident_of,
@@ -100,15 +101,23 @@ class StateRecords:
         codec: What records are made by.
         idents: The locks between processes.
         clock: The clock that deadlines are compared with.
+        reset: Whether what cannot be read may be moved aside; else it is an error.
     """
 
     def __init__(
-        self, files: StateDirectory, codec: RecordCodec, idents: IdentLocks, clock: Clock
+        self,
+        files: StateDirectory,
+        codec: RecordCodec,
+        idents: IdentLocks,
+        clock: Clock,
+        *,
+        reset: bool,
     ) -> None:
         self._files = files
         self._codec = codec
         self._idents = idents
         self._clock = clock
+        self._reset = reset
 
     # For who holds the lock
 
@@ -189,10 +198,16 @@ class StateRecords:
         yield from ()
 
     def recovering(self, ident: str) -> Job[None]:
-        """Finish an interrupted commit, for who does not need the records it holds."""
+        """Finish an interrupted commit, for who does not need the records it holds.
+
+        Raises:
+            StateDecodeError: If it cannot be read. Without it, older states would come back.
+        """
         try:
             yield from self._files.recover(ident)
         except StateDecodeError as error:
+            if not self._reset:
+                raise
             logger.error("an interrupted commit is set aside: %s", error.reason)  # noqa: TRY400
             self._files.set_aside_commit(ident)
 
@@ -304,7 +319,10 @@ class StateRecords:
 
     def _describe(self, name: str) -> tuple[Place, StateInfo] | None:
         """Describe a state, None if it is gone or cannot be read."""
-        head, renewed_until = self._read_head(name)
+        try:
+            head, renewed_until = self._read_head(name)
+        except NotAFileError:
+            return None
         if head is None:
             return None
         lock_key, _, class_name = head.cache_key.partition("/")
@@ -338,7 +356,7 @@ class StateRecords:
             else:
                 now = self._clock.time()
                 deadline = self._files.deadline_of(name)
-                outcome = self._purge(name, now) if purge else deadline
+                outcome = self._purge_or_leave(name, now) if purge else deadline
                 if outcome is PURGED:
                     scanned.purged.append(name)
                 elif isinstance(outcome, float):
@@ -366,7 +384,14 @@ class StateRecords:
             be purged any more.
         """
         yield from ()
-        return [self._purge(name, now) for name in names]
+        return [self._purge_or_leave(name, now) for name in names]
+
+    def _purge_or_leave(self, name: str, now: float) -> object:
+        try:
+            return self._purge(name, now)
+        except OSError:  # of one file: the others are to be purged all the same
+            logger.exception("an expired state cannot be purged until the next scan")
+            return None
 
     def dropping(self, names: Sequence[str]) -> Job[None]:
         """Remove records that have expired, whatever deadline stands in them."""
