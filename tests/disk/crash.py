@@ -139,12 +139,11 @@ async def _find(directory: Path, mode: str, way: int, *, together: bool) -> list
 
 
 async def _tidy(directory: Path) -> None:
-    """Change each state once more: that is to use or remove what the kills have left."""
+    """Change all once more: that is to use or remove what the kills have left."""
     async with StateManagerDisk(directory) as manager:
         for ident in IDENTS:
-            for cls in (Page, Sheet):
-                async with manager.modify_state(StateToken(ident, cls)):
-                    pass
+            async with manager.modify_states(StateToken(ident, Page), StateToken(ident, Sheet)):
+                pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -106,10 +106,15 @@ async def test_processes_that_are_killed_lose_nothing(tmp_path: Path, zygote: Zy
 
 
 async def test_neither_of_two_processes_starves(tmp_path: Path, zygote: Zygote) -> None:
-    """Two processes, four tasks each, want one lock: while both do, each has it a fair share."""
+    """Two processes want one lock without end, one of them with eight times as many tasks.
+
+    The lock goes from one to the other: while both want it, each has a fair share of the bodies.
+    """
     programs = [
-        zygote.start("share", directory=str(tmp_path), name=name, tasks=4, until=300)
-        for name in ("a", "b")
+        zygote.start(
+            "share", directory=str(tmp_path), name=name, tasks=tasks, until=100, hold=0.005
+        )
+        for name, tasks in (("many", 8), ("one", 1))
     ]
     for program in programs:
         program.hear_until("ready")
@@ -119,7 +124,7 @@ async def test_neither_of_two_processes_starves(tmp_path: Path, zygote: Zygote) 
         program.finish()
     async with StateManagerDisk(tmp_path) as manager:
         counts = (await manager.get_state(StateToken("shared", Shares))).counts
-    assert min(counts["a"], counts["b"]) >= 50, counts
+    assert min(counts["many"], counts["one"]) >= 33, counts
 
 
 async def test_lock_of_a_killed_holder_is_free(tmp_path: Path, zygote: Zygote) -> None:

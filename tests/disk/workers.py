@@ -101,8 +101,13 @@ async def increment(
     report("end")
 
 
-async def share(report: Report, directory: str, name: str, tasks: int, until: int) -> None:
-    """Take one lock with several tasks, until all processes together had it often enough."""
+async def share(
+    report: Report, directory: str, name: str, tasks: int, until: int, hold: float
+) -> None:
+    """Take one lock with several tasks, until all processes together had it often enough.
+
+    Each holds it for `hold` seconds: then it is nearly never free for who only looks now and then.
+    """
     async with StateManagerDisk(directory) as manager:
         token = StateToken("shared", Shares)
         report("ready")
@@ -117,6 +122,7 @@ async def share(report: Report, directory: str, name: str, tasks: int, until: in
                         shares.counts[name] = shares.counts.get(name, 0) + 1
                         shares.total += 1
                     enough = shares.total >= until
+                    await asyncio.sleep(hold)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(tasks):

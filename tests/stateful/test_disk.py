@@ -6,7 +6,7 @@ from hypothesis import settings
 from statemgr.testing.stateful import StoreMachine
 
 # Each run makes a directory and a thread, and most calls are a trip to it.
-FAST = settings(derandomize=True, deadline=None, max_examples=40, stateful_step_count=40)
+FAST = settings(derandomize=True, deadline=None, max_examples=25, stateful_step_count=40)
 
 
 class DiskMachine(StoreMachine):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from conformance import mutants, state_mutants
+from conformance import disk_mutants, mutants, state_mutants
 from conformance.test_memory import MemoryHarness
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -46,6 +46,35 @@ def test_mutant_differs_from_the_model(mutant: Any) -> None:
     class MutantHarness(MemoryHarness):
         async def make(self, **options: Any) -> Any:
             return mutant(**options)
+
+    class MutantMachine(StoreMachine):
+        harness_type = MutantHarness
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(MutantMachine, settings=UNTIL_FOUND)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        disk_mutants.CloseWritesNothing,
+        disk_mutants.ExpiredIsLoaded,
+        disk_mutants.ExpiredIsReadable,
+        disk_mutants.IdentsShareAName,
+        disk_mutants.PurgeGoesByTheFilesTime,
+        disk_mutants.PurgeTakesNoLock,
+        disk_mutants.QueuesObjects,
+        disk_mutants.RaiseKeepsTheObject,
+        disk_mutants.RenewalsAreNotWritten,
+    ],
+)
+def test_disk_mutant_differs_from_the_model(mutant: Any) -> None:
+    """In the mode in which a test of the kit finds it too."""
+    modes: dict[Any, Any] = {row[0]: row[1] for row in disk_mutants.MUTANTS}
+
+    class MutantHarness(modes[mutant]):  # type: ignore[misc]
+        async def make(self, **options: Any) -> Any:
+            return mutant(self.directory / "store", **self.mode, **options)
 
     class MutantMachine(StoreMachine):
         harness_type = MutantHarness

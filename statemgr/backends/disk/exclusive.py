@@ -323,8 +323,8 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         await self._remove_leftovers(expired)
         self._purged += len(expired)
         for name, outcome in await self._purge_files(in_files):
-            if outcome is PURGED:
-                self._purged += 1
+            if outcome is PURGED:  # unless a look-up came upon it meanwhile
+                self._purged += self._leftovers.pop(name, None) is None
             elif isinstance(outcome, float):
                 self._track_file(name, outcome)
 

@@ -1,0 +1,428 @@
+"""A directory of one manager: states in memory, and what is written behind."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from statemgr import StateManagerDisk, StateToken
+from statemgr.backends.disk.files import state_name
+from statemgr.backends.disk.trips import Job, Trips
+from statemgr.errors import StateDirectoryInUseError, StateManagerClosedError
+from statemgr.testing import ManualClock
+from tests.disk.faults import stored
+
+LIFE = 60.0
+DEBOUNCE = 2.0
+
+
+@dataclass
+class Cart:
+    number: int = 0
+
+
+@dataclass
+class Profile:
+    number: int = 0
+
+
+CART, PROFILE = StateToken("somebody", Cart), StateToken("somebody", Profile)
+NOBODY = StateToken("nobody", Cart)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@asynccontextmanager
+async def opened(
+    directory: Path, clock: ManualClock, debounce: float = 0.0, **options: Any
+) -> AsyncIterator[StateManagerDisk]:
+    """A manager whose first scan of the directory is over."""
+    m = StateManagerDisk(
+        directory, exclusive=True, debounce=debounce, clock=clock, token_expiration=LIFE, **options
+    )
+    async with m:
+        for _ in range(5):
+            await m.has_state(NOBODY)
+        yield m
+
+
+@pytest.fixture
+def trips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the jobs that go to the thread."""
+    names: list[str] = []
+    run = Trips.run
+
+    async def noted(self: Trips, job: Job[Any]) -> Any:
+        names.append(job.__name__)
+        return await run(self, job)
+
+    monkeypatch.setattr(Trips, "run", noted)
+    return names
+
+
+@asynccontextmanager
+async def held_up(m: StateManagerDisk) -> AsyncIterator[None]:
+    """Keep a trip under way for as long as the block lasts."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def job() -> Job[None]:
+        entered.set()
+        leave.wait(20)
+        yield from ()
+
+    running = asyncio.create_task(cast("Any", m)._trip(job()))
+    await asyncio.to_thread(entered.wait, 20)
+    try:
+        yield
+    finally:
+        leave.set()
+        await running
+
+
+async def until_written(m: StateManagerDisk, clock: ManualClock) -> None:
+    """Let the writer's time pass until it has nothing to do."""
+    async with asyncio.timeout(20):
+        while cast("Any", m)._writing is not None:
+            clock.advance(0.5)
+            await asyncio.sleep(0.001)
+
+
+def mtime(directory: Path, token: StateToken[Any]) -> float:
+    return (directory / "states" / state_name(token.cache_key)).stat().st_mtime
+
+
+async def change(m: StateManagerDisk, number: int, token: StateToken[Any] = CART) -> None:
+    async with m.modify_state(token) as state:
+        state.number = number
+
+
+# In memory
+
+
+async def test_what_was_read_once_is_not_read_again(
+    tmp_path: Path, clock: ManualClock, trips: list[str]
+):
+    """Nor what was written: neither goes to the thread, nor does a change begin there."""
+    async with opened(tmp_path, clock) as m:
+        await m.set_state(CART, Cart(1))
+    async with opened(tmp_path, clock) as m:
+        trips.clear()
+        assert await m.get_state(CART) == Cart(1)
+        assert len(trips) == 1
+        trips.clear()
+        for _ in range(3):
+            assert await m.get_states(CART, CART) == (Cart(1), Cart(1))
+            assert await m.has_state(CART) is True
+            assert await m.touch(CART) is True
+        assert not trips
+        await change(m, 2)
+        assert len(trips) == 1, "the write alone"
+        trips.clear()
+        assert await m.get_state(CART) == Cart(2)
+        assert not trips
+
+
+async def test_a_reader_gets_a_copy(tmp_path: Path, clock: ManualClock):
+    """Changing it changes nothing, neither in memory nor on disk."""
+    async with opened(tmp_path, clock) as m:
+        await change(m, 1)
+        (await m.get_state(CART)).number = 666
+        assert await m.get_state(CART) == Cart(1)
+        await change(m, 2)
+    assert stored(tmp_path, CART) == Cart(2)
+
+
+async def test_a_second_manager_is_refused(tmp_path: Path, clock: ManualClock):
+    """Of either kind, until the first one is closed."""
+    async with opened(tmp_path, clock):
+        for exclusive in (True, False):
+            with pytest.raises(StateDirectoryInUseError):
+                StateManagerDisk(tmp_path, exclusive=exclusive)
+    async with opened(tmp_path, clock) as m:
+        assert await m.get_state(CART) == Cart()
+
+
+# Written behind
+
+
+async def test_bytes_are_written_as_they_were_committed(tmp_path: Path, clock: ManualClock):
+    """Not as a body is changing them when the writer comes, and not what a body gave up."""
+    async with opened(tmp_path, clock, DEBOUNCE) as m:
+        await change(m, 1)
+        async with m.modify_state(CART) as cart:
+            cart.number = 666
+            await until_written(m, clock)
+            assert stored(tmp_path, CART) == Cart(1)
+            cart.number = 2
+        assert stored(tmp_path, CART) == Cart(1), "the debounce runs"
+        with pytest.raises(LookupError):
+            async with m.modify_state(CART) as cart:
+                cart.number = 667
+                raise LookupError
+        await until_written(m, clock)
+        assert stored(tmp_path, CART) == Cart(2)
+
+
+async def test_many_changes_are_one_write(tmp_path: Path, clock: ManualClock, trips: list[str]):
+    """Those of one debounce."""
+    async with opened(tmp_path, clock, DEBOUNCE) as m:
+        trips.clear()
+        for number in range(1, 101):
+            await change(m, number)
+        assert len(trips) <= 1, "the first read at most"
+        assert stored(tmp_path, CART) is None
+        trips.clear()
+        await until_written(m, clock)
+        assert len(trips) == 1
+        assert stored(tmp_path, CART) == Cart(100)
+
+
+async def test_a_change_is_written_within_the_debounce(tmp_path: Path, clock: ManualClock):
+    """Changes that follow do not put it off."""
+    async with opened(tmp_path, clock, DEBOUNCE) as m:
+        for number in range(1, 6):
+            await change(m, number)
+            await clock.advance_and_settle(DEBOUNCE / 4)
+        await m.has_state(NOBODY)
+        found = stored(tmp_path, CART)
+        assert found is not None
+        assert found.number >= 4
+        await until_written(m, clock)
+        assert stored(tmp_path, CART) == Cart(5)
+
+
+async def test_closing_writes_what_waits(tmp_path: Path, clock: ManualClock):
+    async with opened(tmp_path, clock, DEBOUNCE) as m:
+        await change(m, 1)
+        async with m.modify_states(CART, PROFILE) as (cart, profile):
+            cart.number = profile.number = 2
+        assert stored(tmp_path, CART) is None
+    assert stored(tmp_path, CART) == Cart(2)
+    assert stored(tmp_path, PROFILE) == Profile(2)
+
+
+async def test_a_body_that_closing_overtakes_saves_nothing(tmp_path: Path, clock: ManualClock):
+    async with opened(tmp_path, clock, DEBOUNCE) as m:
+        await change(m, 1)
+        with pytest.raises(StateManagerClosedError):
+            async with m.modify_state(CART) as cart:
+                cart.number = 2
+                await m.close()
+        assert stored(tmp_path, CART) == Cart(1)
+
+
+@pytest.mark.parametrize("fsync", [False, True])
+async def test_an_older_write_never_overtakes_a_newer_one(
+    fsync: bool, tmp_path: Path, clock: ManualClock
+):
+    """The writer's trip is held up while later changes of the same state are asked for."""
+    async with opened(tmp_path, clock, DEBOUNCE, fsync=fsync) as m:
+        last = 0
+        for round_ in range(1, 6):
+            await change(m, last + 1)
+            async with held_up(m):
+                clock.advance(DEBOUNCE)
+                await clock.settle()  # the writer has asked
+                await change(m, last + 2)
+                cast("Any", m)._failing = True  # what is changed now is written at once
+                tasks = [
+                    asyncio.create_task(change(m, last + 3 + number)) for number in range(round_)
+                ]
+                await clock.settle()
+                clock.advance(DEBOUNCE)
+                await clock.settle()
+            await asyncio.gather(*tasks)
+            last += 2 + round_
+            assert await m.get_state(CART) == Cart(last)
+            await until_written(m, clock)
+            assert stored(tmp_path, CART) == Cart(last)
+    assert stored(tmp_path, CART) == Cart(last)
+
+
+@pytest.mark.parametrize("fsync", [False, True])
+@pytest.mark.parametrize("debounce", [0.0, DEBOUNCE])
+async def test_many_tasks_change_and_delete_while_the_writer_runs(
+    debounce: float, fsync: bool, tmp_path: Path, clock: ManualClock
+):
+    """What memory says last is what the next program finds, for every state."""
+    tokens = [StateToken(f"user {n % 7}", cls) for n in range(14) for cls in (Cart, Profile)]
+
+    async def work(worker: int) -> None:
+        for step in range(12):
+            token = tokens[(worker * 5 + step * 3) % len(tokens)]
+            kind = (worker + step) % 4
+            if kind == 0:
+                await m.delete_state(token)
+            elif kind == 1:
+                await m.set_state(token, token.cls(worker * 100 + step))
+            else:
+                async with m.modify_state(token) as state:
+                    state.number += 1
+                    await asyncio.sleep(0)
+
+    async def tick() -> None:
+        while True:
+            clock.advance(0.3)
+            await asyncio.sleep(0.001)
+
+    async with opened(tmp_path, clock, debounce, fsync=fsync) as m:
+        ticking = asyncio.create_task(tick())
+        async with asyncio.timeout(20):
+            await asyncio.gather(*map(work, range(12)))
+        ticking.cancel()
+        wanted = {token: await m.get_state(token) for token in tokens}
+        there = {token: await m.has_state(token) for token in tokens}
+    for token in tokens:
+        assert (stored(tmp_path, token) is not None) == there[token]
+        assert stored(tmp_path, token) == (wanted[token] if there[token] else None)
+
+
+@pytest.mark.parametrize("writer_first", [False, True])
+@pytest.mark.parametrize("fsync", [False, True])
+async def test_a_deleted_state_does_not_come_back(
+    fsync: bool, writer_first: bool, tmp_path: Path, clock: ManualClock
+):
+    """The writer is about to write it when it is deleted, or it comes just after."""
+    async with opened(tmp_path, clock, DEBOUNCE, fsync=fsync) as m:
+        await change(m, 1)
+        await change(m, 1, PROFILE)
+        await clock.settle()
+        async with held_up(m):
+            if writer_first:
+                clock.advance(DEBOUNCE)
+                await clock.settle()
+            deleting = asyncio.create_task(m.delete_state(CART))
+            await clock.settle()
+            clock.advance(DEBOUNCE)
+            await clock.settle()
+        assert await deleting is True
+        await until_written(m, clock)
+        assert stored(tmp_path, CART) is None
+        assert stored(tmp_path, PROFILE) == Profile(1)
+        assert await m.has_state(CART) is False
+    assert stored(tmp_path, CART) is None
+
+
+# Deadlines
+
+
+async def test_renewed_deadlines_are_written_by_and_by(
+    tmp_path: Path, clock: ManualClock, trips: list[str]
+):
+    """Many reads of many states are one trip, and no record is written for them."""
+    tokens = [StateToken(f"user {number}", Cart) for number in range(20)]
+    async with opened(tmp_path, clock) as m:
+        for token in tokens:
+            await m.set_state(token, Cart(1))
+        await until_written(m, clock)
+        contents = [
+            (tmp_path / "states" / state_name(token.cache_key)).read_bytes() for token in tokens
+        ]
+        before = mtime(tmp_path, tokens[0])
+        clock.advance(LIFE / 2)
+        trips.clear()
+        for token in tokens * 3:
+            await m.get_state(token)
+        deadline = clock.time() + LIFE
+        assert not trips
+        assert mtime(tmp_path, tokens[0]) == before
+        await until_written(m, clock)
+        for token, content in zip(tokens, contents, strict=True):
+            assert mtime(tmp_path, token) == pytest.approx(deadline, abs=1e-3)
+            name = state_name(token.cache_key)
+            assert (tmp_path / "states" / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("how", ["read", "touch", "has no effect", "abort"])
+async def test_renewed_deadlines_are_written_at_close(how: str, tmp_path: Path, clock: ManualClock):
+    """A state that was used lives on in the next program; to ask whether it is there is no use."""
+    async with opened(tmp_path, clock) as m:
+        await m.set_state(CART, Cart(1))
+        await until_written(m, clock)
+        clock.advance(LIFE / 2)
+        if how == "read":
+            await m.get_state(CART)
+        elif how == "touch":
+            await m.touch(CART)
+        elif how == "abort":
+            with pytest.raises(LookupError):
+                async with m.modify_state(CART):
+                    raise LookupError
+        else:
+            await m.has_state(CART)
+    clock.advance(LIFE / 2 + 1)
+    async with opened(tmp_path, clock) as m:
+        assert await m.has_state(CART) is (how != "has no effect")
+
+
+# Expiration
+
+
+async def test_expired_states_are_removed_once_and_counted_once(tmp_path: Path, clock: ManualClock):
+    """Those in memory, those of an earlier program, and those that a look-up found first."""
+    tokens = [StateToken(f"user {number}", Cart) for number in range(30)]
+    async with opened(tmp_path, clock) as m:
+        for token in tokens:
+            await m.set_state(token, Cart(1))
+        for token in tokens[:10]:
+            await m.set_state(token, Cart(2))  # has a second file
+    async with opened(tmp_path, clock) as m:
+        for token in tokens[5:15]:
+            await m.get_state(token)  # in memory
+        clock.advance(LIFE + 1)
+        for token in tokens[::3]:
+            assert await m.get_state(token) == Cart(), "found before the purge runs"
+        async with asyncio.timeout(20):
+            while any((tmp_path / "states").iterdir()):
+                clock.advance(1.0)
+                await asyncio.sleep(0.001)
+        for _ in range(5):
+            await clock.advance_and_settle(LIFE)
+            await m.has_state(NOBODY)
+        assert m.statistics().purged == len(tokens)
+        assert m.statistics().tokens_held == 0
+
+
+async def test_an_expired_state_that_was_never_written_leaves_nothing(
+    tmp_path: Path, clock: ManualClock
+):
+    """A debounce that is longer than the states live."""
+    async with opened(tmp_path, clock, debounce=LIFE * 3) as m:
+        await change(m, 1)
+        await clock.advance_and_settle(LIFE + 1)
+        assert await m.has_state(CART) is False
+        await clock.advance_and_settle(LIFE * 3)
+        await m.has_state(NOBODY)
+        async with asyncio.timeout(20):
+            while m.statistics().purged == 0:  # noqa: ASYNC110  # the purge's trip has no event
+                await asyncio.sleep(0.001)
+        assert m.statistics().purged == 1
+    assert list((tmp_path / "states").iterdir()) == []
+
+
+async def test_a_state_is_written_anew_while_its_old_file_is_purged(
+    tmp_path: Path, clock: ManualClock
+):
+    """It is there afterwards, in memory and on disk."""
+    async with opened(tmp_path, clock) as m:
+        await m.set_state(CART, Cart(1))
+        async with held_up(m):
+            clock.advance(LIFE + 1)
+            await clock.settle()  # the purge has asked
+            tasks = [asyncio.create_task(m.set_state(CART, Cart(2)))]
+            await clock.settle()
+        await asyncio.gather(*tasks)
+        await m.has_state(NOBODY)
+        assert await m.get_state(CART) == Cart(2)
+        assert stored(tmp_path, CART) == Cart(2)
+        await clock.advance_and_settle(LIFE / 2)
+        await m.has_state(NOBODY)
+        assert stored(tmp_path, CART) == Cart(2)
