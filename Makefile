@@ -32,9 +32,10 @@ tests: $(VENV)/.dev ## Tests with the newest dependencies, and their branch cove
 	$(BIN)/pytest --cov --cov-report=term
 
 # Old pytest-asyncio leaves a loop that it made itself unclosed, which shows in whatever test runs
-# when it is collected; `tests` runs with that warning as an error.
+# when it is collected; `tests` runs with that warning as an error. tests/disk is about the
+# operating system, and the same with any dependencies.
 tests-oldest: $(OLDEST)/.dev ## Tests with the oldest dependencies that pyproject.toml allows
-	$(OLDEST)/bin/pytest --quiet --ignore=tests/typing --ignore=tests/unit/test_benchmarks.py \
+	$(OLDEST)/bin/pytest --quiet --ignore=tests/typing --ignore=tests/unit/test_benchmarks.py --ignore=tests/disk \
 	  -W ignore::pytest.PytestUnraisableExceptionWarning
 
 format: $(VENV)/.dev ## Mend style and formatting

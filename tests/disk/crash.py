@@ -19,7 +19,7 @@ from statemgr import StateManagerDisk, StateToken
 from .programs import Zygote, pause
 from .workers import Page, Sheet
 
-DEBOUNCE = 0.005  # seconds
+DEBOUNCE = 0.001  # seconds
 MODES: Mapping[str, dict[str, Any]] = {
     "shared": {},
     "fsync": {"fsync": True},
@@ -30,6 +30,7 @@ SCENARIOS = [(mode, together) for mode in MODES for together in (False, True)]
 IDENTS = ["one", "two"]
 
 _LINES = 24  # a kill comes after at most so many
+_LINES_DEBOUNCED = 60  # where most of the first ones are not written yet
 _LONGEST_PAUSE = 0.004  # seconds from the last line to the kill: most writes take less
 
 
@@ -88,7 +89,7 @@ def crash(
             seed=drawn.getrandbits(32),
             **MODES[mode],
         )
-        writer.hear_lines(drawn.randrange(_LINES))
+        writer.hear_lines(drawn.randrange(_LINES_DEBOUNCED if mode == "debounced" else _LINES))
         pause(drawn.random() * _LONGEST_PAUSE)
         assert writer.kill(), "a writer has ended by itself"
         figures.kills += 1

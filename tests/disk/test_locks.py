@@ -221,7 +221,7 @@ def test_closing_lets_everything_go(make: MakeLocks):
         assert b.take(ident, ident)
         b.free(ident, ident)
     b.close()
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize("call", ["take", "take_briefly", "free", "is_in_use"])
@@ -247,7 +247,7 @@ def test_each_call_of_the_system_fails_once(
         a.free(IDENT, "again")
         assert b.take(IDENT, "b"), faults.failed
         b.free(IDENT, "b")
-        assert descriptors() == before, faults.failed
+        assert descriptors() <= before, faults.failed
         if not fired:
             break
     assert number > 1
@@ -382,7 +382,7 @@ def test_a_directory_is_shared_or_one_managers_alone(tmp_path: Path):
     alone.close()
     alone.close()
     DirectoryClaim(tmp_path / "lock", exclusive=False).close()
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 async def test_without_file_locks_a_directory_is_one_managers_alone(
@@ -394,7 +394,7 @@ async def test_without_file_locks_a_directory_is_one_managers_alone(
     with pytest.raises(SettingsError, match="disk_exclusive=True") as raised:
         StateManagerDisk(tmp_path)
     assert raised.value.variable == "disk_exclusive"
-    assert descriptors() == before
+    assert descriptors() <= before
     token = StateToken("somebody", list)
     async with StateManagerDisk(tmp_path, exclusive=True) as m:
         async with m.modify_state(token) as state:

@@ -168,7 +168,7 @@ async def test_closing_waits_for_what_was_asked_for():
     assert thread.closed
     assert done == [1]
     await asked
-    await until(lambda: not is_alive("test-closing") and descriptors() == before)
+    await until(lambda: not is_alive("test-closing") and descriptors() <= before)
 
 
 async def test_closing_without_a_trip():
@@ -177,7 +177,7 @@ async def test_closing_without_a_trip():
     await thread.close()
     assert thread.closed
     assert not is_alive("test-unused")
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 async def test_the_thread_ends_when_nobody_has_the_object_any_more():
@@ -191,7 +191,7 @@ async def test_the_thread_ends_when_nobody_has_the_object_any_more():
         del thread
         await turns()
         gc.collect()
-        await until(lambda: not is_alive("test-forgotten") and descriptors() == before)
+        await until(lambda: not is_alive("test-forgotten") and descriptors() <= before)
 
 
 def test_a_loop_that_is_closed_meanwhile_does_no_harm():
@@ -339,7 +339,7 @@ async def test_what_cannot_be_started_is_an_error(cause: str, monkeypatch: pytes
                 thread.run(job()), thread.run(job()), return_exceptions=True
             )
         assert all(one == 1 or isinstance(one, OSError) for one in outcomes), outcomes
-        assert descriptors() == before
+        assert descriptors() <= before
     monkeypatch.setattr(trips, "_sync_one", lambda _: None)
     async with asyncio.timeout(20):
         assert await asyncio.gather(thread.run(job()), thread.run(job())) == [1, 1]

@@ -194,7 +194,8 @@ async def turn_pages(
                     one.turn(size())
                     reached = one.number
             report("done", number, reached)
-            await asyncio.sleep(0)  # what is kept in memory first takes no turn of the loop
+            if mode.get("debounce"):
+                await asyncio.sleep(0.001)  # else the thread that writes hardly gets a turn
 
     async with StateManagerDisk(directory, **mode) as manager, asyncio.TaskGroup() as group:
         for ident in idents:
