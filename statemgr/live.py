@@ -86,10 +86,15 @@ class LiveStates(StateManagerExpiration, StateManager):
             or entry.token is not modification.token
             or entry.deadline.expires_at <= now
         ):
-            self._load(modification)
-        else:  # nearly always: one class, and the object that the last body left
-            modification.state = entry.live
-            modification.grant = entry
+            return self._load_nowait(modification)
+        # Nearly always: one class, and the object that the last body left.
+        modification.state = entry.live
+        modification.grant = entry
+        return True
+
+    def _load_nowait(self, modification: StateModification[Any]) -> bool:
+        """Load the states if it takes no waiting; else let the lock go and return False."""
+        self._load(modification)
         return True
 
     async def _begin(self, modification: StateModification[Any]) -> None:

@@ -66,11 +66,9 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
 
     # Changing
 
-    def _begin_nowait(self, modification: StateModification[Any], now: float) -> bool:
-        entry = self._entries.get(modification.state_key or "")
-        if entry is None or entry.live is NONE:
-            return False
-        return super()._begin_nowait(modification, now)
+    def _load_nowait(self, modification: StateModification[Any]) -> bool:
+        del self._locks.holders[modification.lock_key]  # nobody has had time to wait for it
+        return False
 
     async def _begin(self, modification: StateModification[Any]) -> None:
         await self._locks.acquire(modification.lock_key, modification, modification.timeout)
@@ -91,7 +89,9 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         if not self._debounce or self._failing:
             return False
         super()._commit_nowait(modification, now)
-        self._write_later(modification.tokens, state=True)
+        queued = self._unwritten.get(modification.lock_key)
+        if queued is None or not queued.get(modification.state_key or ""):
+            self._write_later(modification.tokens, state=True)
         return True
 
     async def _commit(
