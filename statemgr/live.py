@@ -306,15 +306,10 @@ class LiveStates(StateManagerExpiration, StateManager):
         self._purged += len(keys)
 
     def _statistics(self) -> Statistics:
-        return Statistics(
+        return self._counted(
             tokens_held=len(self._token_expires_at),
             locks_held=len(self._locks.holders),
             waiters=self._locks.waiting,
-            hits=self._hits,
-            misses=self._misses,
-            commits=self._commits,
-            aborts=self._aborts,
-            purged=self._purged,
         )
 
     async def _close(self) -> None:

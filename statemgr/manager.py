@@ -440,6 +440,19 @@ class StateManager(ABC):
 
     # What backends use
 
+    def _counted(self, *, tokens_held: int, locks_held: int, waiters: int) -> Statistics:
+        """Return these numbers, and what was counted of calls."""
+        return Statistics(
+            tokens_held=tokens_held,
+            locks_held=locks_held,
+            waiters=waiters,
+            hits=self._hits,
+            misses=self._misses,
+            commits=self._commits,
+            aborts=self._aborts,
+            purged=self._purged,
+        )
+
     def _encode_states(self, tokens: Sequence[AnyToken], states: Sequence[Any]) -> list[bytes]:
         """Return one payload for each state."""
         return [self._encode(token, state) for token, state in zip(tokens, states, strict=True)]

@@ -202,15 +202,10 @@ class StateManagerShelf(StateManager):
 
     def _statistics(self) -> Statistics:
         owned = sum(owner is self for owner in self._shelf.owners.values())
-        return Statistics(
+        return self._counted(
             tokens_held=0,
             locks_held=owned,
             waiters=self._locks.waiting + len(self._turns),
-            hits=self._hits,
-            misses=self._misses,
-            commits=self._commits,
-            aborts=self._aborts,
-            purged=self._purged,
         )
 
     async def _close(self) -> None:

@@ -439,15 +439,10 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
 
     def _statistics(self) -> Statistics:
         elsewhere = len(self._pauses)
-        return Statistics(
+        return self._counted(
             tokens_held=len(self._token_expires_at),
             locks_held=len(self._locks.holders) - elsewhere,
             waiters=self._locks.waiting + elsewhere,
-            hits=self._hits,
-            misses=self._misses,
-            commits=self._commits,
-            aborts=self._aborts,
-            purged=self._purged,
         )
 
     async def _close(self) -> None:
