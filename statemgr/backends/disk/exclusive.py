@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from statemgr.backends.disk.files import ident_name, ident_of, state_name
 from statemgr.backends.disk.locks import IdentLocks
-from statemgr.backends.disk.manager import PURGE_SLICE, StateManagerDisk
+from statemgr.backends.disk.manager import PURGE_SLICE, StateManagerDisk, end_wait
 from statemgr.backends.disk.records import (
     PURGED,
     Change,
@@ -372,6 +372,14 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
                     )
         finally:
             self._writing = None
+
+    async def _sleep_for(self, seconds: float) -> None:
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_later(seconds, end_wait, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
 
     async def _flush(self) -> None:
         """Write what is to be written.

@@ -279,7 +279,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
             pause = min(pause, left)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pauses.add(over)
-        timer = self._clock.call_later(pause, _end, over)
+        timer = self._clock.call_later(pause, end_wait, over)
         try:
             await over
         finally:
@@ -408,19 +408,19 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
     async def _scan_again_and_again(self) -> None:
         """Learn of the states that other programs have left, to purge them in time."""
         while True:
+            over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            timer = self._clock.call_later(self.token_expiration, end_wait, over)
             try:
-                await self._scan()
-            except Exception:
-                logger.exception("%s cannot be searched for expired states", self.directory)
-            await self._sleep_for(self.token_expiration)
+                await self._scan_or_log()
+                await over
+            finally:
+                timer.cancel()
 
-    async def _sleep_for(self, seconds: float) -> None:
-        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self._clock.call_later(seconds, _end, over)
+    async def _scan_or_log(self) -> None:
         try:
-            await over
-        finally:
-            timer.cancel()
+            await self._scan()
+        except Exception:
+            logger.exception("%s cannot be searched for expired states", self.directory)
 
     async def _scan(self) -> None:
         names = self._files.names()
@@ -498,7 +498,8 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
             raise _unavailable(f"{self.directory} refuses to serve", error) from error
 
 
-def _end(waiting: "asyncio.Future[None]") -> None:
+def end_wait(waiting: "asyncio.Future[None]") -> None:
+    """Wake who awaits a future, if nobody has: for timers."""
     if not waiting.done():
         waiting.set_result(None)
 

@@ -1,6 +1,7 @@
-"""`Trips`: what many tasks ask of the disk in one turn of the loop goes to a thread in one trip.
+"""`Trips`: what many tasks ask of the disk at the same time goes to a thread in one trip.
 
-A trip costs two wake-ups, some 50 microseconds, which is more than most of what it is made for.
+A trip costs two wake-ups, 50 microseconds or more, and so more than most of what it is made for.
+While one is under way, what is asked for waits for the next.
 Jobs are generators: each runs in the thread until it ends, or until it yields the descriptor
 of a file that must be on stable storage before it goes on. So the jobs of one trip go side by
 side from one sync to the next, and share the waiting.
@@ -94,7 +95,10 @@ class Trips:
         self._waiting.append(call)
         if not self._under_way:
             self._under_way = True
-            loop.call_soon(self._send, loop)  # with all that ask in this turn
+            if self._syncs is None:
+                self._send(loop)  # at once; what else is asked for in this turn goes together
+            else:
+                loop.call_soon(self._send, loop)  # with that, to share the syncs
         try:
             await call.done
         except asyncio.CancelledError:
