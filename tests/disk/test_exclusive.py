@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from statemgr import StateManagerDisk, StateToken
-from statemgr.backends.disk.files import state_name
+from statemgr.backends.disk.files import ident_name, state_name
 from statemgr.backends.disk.trips import Job, Trips
 from statemgr.errors import StateDirectoryInUseError, StateManagerClosedError
 from statemgr.testing import ManualClock
@@ -197,6 +197,23 @@ async def test_a_change_is_written_within_the_debounce(tmp_path: Path, clock: Ma
         assert found.number >= 4
         await until_written(m, clock)
         assert stored(tmp_path, CART) == Cart(5)
+
+
+async def test_the_writer_goes_on_after_what_it_cannot_read(
+    tmp_path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+):
+    """The change waits while a damaged commit stands before it, and is written after that."""
+    async with opened(tmp_path, clock, DEBOUNCE) as m:
+        await change(m, 1)
+        damaged = tmp_path / "states" / f"{ident_name(CART.lock_key)}.commit"
+        damaged.write_bytes(b"damaged")
+        async with asyncio.timeout(20):
+            while not caplog.records:
+                clock.advance(0.5)
+                await asyncio.sleep(0.001)
+        damaged.unlink()
+        await until_written(m, clock)
+        assert (tmp_path / "states" / state_name(CART.cache_key)).exists()
 
 
 async def test_closing_writes_what_waits(tmp_path: Path, clock: ManualClock):

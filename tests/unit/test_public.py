@@ -8,7 +8,7 @@ import pytest
 
 import statemgr
 
-HEAVY = ("redis", "hiredis", "pydantic", "attrs", "attr", "aiofiles", "cryptography")
+HEAVY = ("redis", "hiredis", "pydantic", "attrs", "attr", "cryptography")
 FOR_TESTS = ("hypothesis", "pytest", "pytest_asyncio", "rich")
 
 

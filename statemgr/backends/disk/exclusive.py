@@ -28,7 +28,12 @@ from statemgr.backends.disk.records import (
     places_of,
 )
 from statemgr.backends.disk.trips import Job
-from statemgr.errors import BackendUnavailableError, CommitUncertainError, StateDecodeError
+from statemgr.errors import (
+    BackendUnavailableError,
+    CommitUncertainError,
+    StateDecodeError,
+    StateManagerError,
+)
 from statemgr.live import NONE, Entry, LiveStates
 from statemgr.locks import KeyedLocks
 from statemgr.modification import StateModification
@@ -366,7 +371,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
                 )
                 try:
                     await self._flush()
-                except (BackendUnavailableError, CommitUncertainError):
+                except StateManagerError:  # also what cannot be read: the others are written
                     logger.exception(
                         "what changed cannot be written; trying again in %g s", _RETRY_DELAY
                     )
@@ -385,7 +390,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         """Write what is to be written.
 
         Raises:
-            BackendUnavailableError: If some of it cannot be written; that is kept.
+            StateManagerError: If some of it cannot be written; that is kept.
         """
         idents = list({**self._unwritten, **self._writers.holders})
         failure: BaseException | None = None

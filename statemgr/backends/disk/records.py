@@ -208,7 +208,7 @@ class StateRecords:
         except StateDecodeError as error:
             if not self._reset:
                 raise
-            logger.error("an interrupted commit is set aside: %s", error.reason)  # noqa: TRY400
+            logger.error("an interrupted commit is set aside: %s", error.reason)  # noqa: TRY400  # the reason says it
             self._files.set_aside_commit(ident)
 
     def _load(self, place: Place, since: float) -> Found:
@@ -243,7 +243,7 @@ class StateRecords:
 
         Args:
             places: What to look at.
-            locked_since: Since when idents are locked or waited for here, wall clock.
+            locked_since: Since when idents are locked here, wall clock.
             renew_until: The new deadline of what is there, None to leave it.
         """
         found: dict[Place, Found] = {}
@@ -372,7 +372,7 @@ class StateRecords:
                 for descriptor in self._files.tidy(name):
                     os.fsync(descriptor)  # in this step: no other job comes between
         except StateDecodeError as error:
-            logger.error("an interrupted commit is left as it is: %s", error.reason)  # noqa: TRY400
+            logger.error("an interrupted commit is left as it is: %s", error.reason)  # noqa: TRY400  # the reason says it
         finally:
             self._idents.free(ident, owner)
 
