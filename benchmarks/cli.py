@@ -14,9 +14,10 @@ from benchmarks.interpreter import PreparationError, interpreter_for
 from benchmarks.options import PROGRAM, Options, parse_options
 from benchmarks.plan import Step, choose_scenarios, choose_subjects, make_plan
 from benchmarks.progress import shown
-from benchmarks.report import print_failures, print_table, print_wrapped, write_json
-from benchmarks.runner import Outcome, run
+from benchmarks.report import print_failures, print_tables, print_wrapped, write_json
+from benchmarks.runner import Outcome, Setting, run
 from benchmarks.scenario import Scenario
+from benchmarks.server import ServerError, describe_server, server_for
 from benchmarks.subject import Subject
 from benchmarks.summary import summarize
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _measure(plan, options, scenarios, subjects)
-    except PreparationError as error:
+    except (PreparationError, ServerError) as error:
         _complain(str(error))
         return FAILED
     except KeyboardInterrupt:
@@ -96,15 +97,18 @@ def _measure(
     python = interpreter_for(needed, _tell)
     environment = describe_other(python)
     environment["file_system"] = file_system_of(options.directory)
+    open_server = server_for(options.redis_url)
+    if _any_subject(plan, "on_server"):
+        environment["server"] = describe_server(open_server)
     started = monotonic()
     with shown(plan) as progress:
-        outcome = run(plan, python, options.directory, progress)
+        outcome = run(plan, Setting(python, options.directory, open_server), progress)
     rows = summarize(outcome.measurements, subjects)
 
     if rows:
-        print_table(rows, scenarios)
+        print_tables(rows, scenarios)
     print_failures(outcome.failures)
-    if environment["file_system"] in IN_MEMORY and _uses_files(plan):
+    if environment["file_system"] in IN_MEMORY and _any_subject(plan, "in_files"):
         print_wrapped(
             f"The files lay in memory ({environment['file_system']}): there an fsync costs "
             "nothing, and a disk has other ratios. --directory puts them elsewhere."
@@ -117,8 +121,8 @@ def _measure(
     return FAILED if outcome.failures else DONE
 
 
-def _uses_files(plan: Sequence[Step]) -> bool:
-    return any(subject.in_files for step in plan for subject in step.subjects)
+def _any_subject(plan: Sequence[Step], has: str) -> bool:
+    return any(getattr(subject, has) for step in plan for subject in step.subjects)
 
 
 def _closing_line(
@@ -132,7 +136,8 @@ def _closing_line(
     versions = environment["versions"]
     packages = ", ".join(f"{name} {versions[name]}" for name in versions)
     done = len(outcome.measurements)
-    files = f"files on {environment['file_system']}; " if _uses_files(plan) else ""
+    files = f"files on {environment['file_system']}; " if _any_subject(plan, "in_files") else ""
+    server = f"{environment['server']}; " if "server" in environment else ""
     rounds = "1 round" if options.rounds == 1 else f"medians of {options.rounds} rounds"
     return (
         f"{f'{done} of {planned}, interrupted:' if outcome.interrupted else done} measurements "
@@ -140,12 +145,12 @@ def _closing_line(
         f"{options.scale.seconds:g} s; "
         f"{environment['implementation']} {environment['python']}, "
         f"{environment['processors']} x {environment['processor']}; "
-        f"{files}{packages}."
+        f"{files}{server}{packages}."
     )
 
 
 def _recorded(options: Options) -> dict[str, Any]:
     recorded = asdict(options)
-    del recorded["json"], recorded["list"]
+    del recorded["json"], recorded["list"], recorded["redis_url"]  # which may hold a password
     recorded["directory"] = str(options.directory)
     return recorded

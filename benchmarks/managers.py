@@ -10,12 +10,15 @@ from benchmarks.subject import Store
 DEBOUNCE = 2.0
 """Seconds that a debounced write waits, Reflex's default, for ours and for Reflex alike."""
 
+HOLD_TIME = 1.0
+"""Seconds that an oplock keeps a lock, our default, for ours and for Reflex alike."""
+
 
 class ManagerStore(Store):
     """The loops over anything with `get_state`, `set_state` and `modify_state`."""
 
     def __init__(
-        self, manager: Any, token_class: Callable[..., Any], held: Callable[[], int]
+        self, manager: Any, token_class: Callable[..., Any], held: Callable[[], int] | None
     ) -> None:
         self._manager = manager
         self._token_class = token_class
@@ -52,19 +55,19 @@ class ManagerStore(Store):
         return int(state.version)
 
     def held(self) -> int:
-        return self._held()
+        return super().held() if self._held is None else self._held()
 
 
 @asynccontextmanager
 async def manager_store(
-    manager: Any, token_class: Callable[..., Any], held: Callable[[], int]
+    manager: Any, token_class: Callable[..., Any], held: Callable[[], int] | None = None
 ) -> AsyncIterator[Store]:
     """Wrap a manager and close it at the end.
 
     Args:
         manager: A `StateManager`, ours or Reflex's.
         token_class: Makes a token from the keywords `ident` and `cls`.
-        held: Tells how many tokens the manager keeps.
+        held: Tells how many tokens the manager keeps; None if they do not expire in it.
     """
     try:
         yield ManagerStore(manager, token_class, held)

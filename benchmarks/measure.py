@@ -9,9 +9,9 @@ import asyncio
 import itertools
 import tempfile
 from array import array
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.resources import peak_memory
 from benchmarks.results import Case, Latency, Point
+from benchmarks.server import Meter, server_url
 from benchmarks.states import reference_cart
 from benchmarks.subject import Store, Subject
 
@@ -79,13 +80,17 @@ async def _run(operation: Operation, batch: Batch) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What the two passes found, and how many operations were done in all."""
+    """What the two passes found, and how many operations were done in all.
+
+    `load` is what a server did for one operation of the throughput pass, if there is one.
+    """
 
     operations: int
     seconds: float
     cpu_seconds: float
     latency: Latency
     operations_in_all: int
+    load: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
@@ -94,11 +99,16 @@ class Timing:
 
     def point(self, **fields: Any) -> Point:
         """Make a `Point` of the figures and the given other fields."""
+        fields["extra"] = {**self.load, **fields.get("extra", {})}
         return Point(self.operations, self.seconds, self.cpu_seconds, self.latency, **fields)
 
 
 async def time_operation(
-    operation: Operation, tokens: Sequence[Any], tasks: int, seconds: float
+    operation: Operation,
+    tokens: Sequence[Any],
+    tasks: int,
+    seconds: float,
+    meter: Meter | None = None,
 ) -> Timing:
     """Time an operation over tokens, dealt out to tasks.
 
@@ -107,6 +117,7 @@ async def time_operation(
         tokens: What to go through, over and over.
         tasks: How many tasks share the tokens.
         seconds: About how long to take.
+        meter: That of the server at work, None if there is none.
     """
     work = _Work(tokens, tasks)
     per_task, warmed = await _warm_up(operation, work, seconds)
@@ -114,6 +125,7 @@ async def time_operation(
     batches = itertools.cycle(work.batches(per_task))
     done = 0
     limit = seconds * THROUGHPUT
+    load_before = meter() if meter else None
     cpu_started, started = process_time(), perf_counter()
     while (elapsed := perf_counter() - started) < limit:
         await _run(operation, next(batches))
@@ -121,9 +133,11 @@ async def time_operation(
         done += 1
     cpu = process_time() - cpu_started
     operations = done * per_task * tasks
+    load = meter().per_operation(load_before, operations) if meter and load_before else {}
 
     samples = await _sample(operation, work, seconds * LATENCY)
-    return Timing(operations, elapsed, cpu, latency_of(samples), warmed + operations + len(samples))
+    in_all = warmed + operations + len(samples)
+    return Timing(operations, elapsed, cpu, latency_of(samples), in_all, load)
 
 
 async def _warm_up(operation: Operation, work: _Work, seconds: float) -> tuple[int, int]:
@@ -172,14 +186,32 @@ def latency_of(samples: Sequence[float]) -> Latency:
     )
 
 
-def opener(subject: Subject) -> Callable[..., AbstractAsyncContextManager[Store]]:
+def new_place(subject: Subject) -> str:
+    """Return where a subject's states can go, and nobody else's.
+
+    For those that keep them in a directory it is a new one, which the parent process removes;
+    for those that keep them on a server its URL; for others nothing.
+    """
+    if subject.in_files:
+        return tempfile.mkdtemp()
+    return server_url() if subject.on_server else ""
+
+
+def opener(
+    subject: Subject, place: str | None = None
+) -> Callable[..., AbstractAsyncContextManager[Store]]:
     """Return what opens a subject's store; the scenario has made sure that it has one.
 
-    If the states are kept in a directory, that is a new one for each call of this function, and
-    the same for all stores opened by what is returned. The parent process removes it.
+    Args:
+        subject: What to open.
+        place: Where its states are, for all stores opened by what is returned; None for a new one.
     """
+    if place is None:
+        place = new_place(subject)
     if subject.open_directory is not None:
-        return partial(subject.open_directory, Path(tempfile.mkdtemp()))
+        return partial(subject.open_directory, Path(place))
+    if subject.open_server is not None:
+        return partial(subject.open_server, place)
     assert subject.open_store is not None
     return subject.open_store
 
@@ -221,23 +253,24 @@ async def _measure(
     subject: Subject, case: Case, pick: Callable[[Store], Operation], *, changes: bool
 ) -> list[Point]:
     open_store = opener(subject)
+    meter = Meter(server_url()) if subject.on_server else None
     state = reference_cart()
     async with open_store(NEVER) as store:
         tokens = build_tokens(store, case.tokens, type(state))
         before = peak_memory()
         await fill(store, tokens, reference_cart)
         expected = 0
-        if changes and subject.in_files:  # what a first change makes is not timed
+        if changes and subject.lasting:  # what a first change makes is not timed
             await in_shares(store.change, tokens)
             expected += len(tokens)
-        timing = await time_operation(pick(store), tokens, case.tasks, case.seconds)
+        timing = await time_operation(pick(store), tokens, case.tasks, case.seconds, meter)
         growth = peak_memory() - before
         if changes:
             expected += timing.operations_in_all
-        if not subject.in_files:
+        if not subject.lasting:
             await check_changes(store, tokens, expected, start=state.version)
-    if subject.in_files:
-        async with open_store(NEVER) as store:  # what counts is what lies in the directory
+    if subject.lasting:
+        async with open_store(NEVER) as store:  # what counts is what lies where they are kept
             await check_changes(store, tokens, expected, start=state.version)
     return [timing.point(memory_growth=growth)]
 
@@ -254,7 +287,15 @@ async def check_changes(store: Store, tokens: Sequence[Any], changes: int, start
     Raises:
         LostUpdateError: They do not.
     """
-    found = sum([await store.version(token) for token in tokens]) - start * len(tokens)
+    found = -start * len(tokens)
+
+    async def add(share: Sequence[Any]) -> None:
+        nonlocal found
+        for token in share:
+            version = await store.version(token)
+            found += version  # not in one statement: another task adds meanwhile
+
+    await in_shares(add, tokens)
     if found != changes:
         raise LostUpdateError(f"{changes:,} changes were made, {found:,} are in the states")
 

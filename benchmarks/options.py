@@ -26,6 +26,7 @@ class Options:
         scale: How much to do.
         rounds: How often to measure each case and subject.
         directory: Where temporary directories are made.
+        redis_url: A Redis server of the user's; None has one started for each measurement.
         json: The file to write everything to.
         list: Whether to list what there is, and to measure nothing.
     """
@@ -36,6 +37,7 @@ class Options:
     scale: Scale
     rounds: int
     directory: Path
+    redis_url: str | None
     json: Path | None
     list: bool
 
@@ -115,7 +117,7 @@ def _make_parser() -> argparse.ArgumentParser:
         "--tasks",
         type=_tasks,
         metavar="NUMBERS",
-        help="comma-separated numbers of tasks side by side; contended takes the largest "
+        help="comma-separated numbers of tasks side by side; contended and hot take the largest "
         "(default: each scenario's own, 1 and 64 for changes)",
     )
     parser.add_argument(
@@ -148,6 +150,12 @@ def _make_parser() -> argparse.ArgumentParser:
         "system's place for them)",
     )
     parser.add_argument(
+        "--redis-url",
+        metavar="URL",
+        help="a Redis server to measure with, whose database is empty, and is emptied (default: "
+        "a server of its own for each measurement)",
+    )
+    parser.add_argument(
         "--json", type=_output, metavar="FILE", help="write all measurements to a file"
     )
     parser.add_argument(
@@ -167,13 +175,15 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
     """
     given = _make_parser().parse_args(arguments)
     seconds = given.seconds or (1.0 if given.full else 0.1)
+    brief = not (given.full or given.peers or given.backends or given.scenarios)
     return Options(
         backends=given.backends,
         scenarios=given.scenarios,
         peers=given.peers,
-        scale=Scale(seconds, given.tasks, given.tokens, given.full),
+        scale=Scale(seconds, given.tasks, given.tokens, given.full, brief=brief),
         rounds=given.repeats or (5 if given.full else 3),
         directory=given.directory,
+        redis_url=given.redis_url,
         json=given.json,
         list=given.list,
     )

@@ -88,11 +88,16 @@ def make_plan(
     """Lay out every case of every scenario that one of ours offers."""
     steps = []
     for scenario in scenarios:
-        able = tuple(subject for subject in subjects if scenario.runs_on(subject))
+        able = tuple(
+            subject
+            for subject in subjects
+            if scenario.runs_on(subject) and (scenario.usual_on(subject) or not scale.brief)
+        )
         by_case: dict[Case, list[Subject]] = {}
         for subject in able:
             if subject.role is Role.OURS:
-                for case in scenario.cases(replace(scale, in_files=subject.in_files)):
+                kept = replace(scale, in_files=subject.in_files, on_server=subject.on_server)
+                for case in scenario.cases(kept):
                     by_case.setdefault(case, []).append(subject)
         steps += [
             Step(scenario, case, (*ours, *_rivals_of_any(ours, able)), rounds)

@@ -3,7 +3,7 @@
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ FORMAT = 1
 
 _TEXT = ("scenario", "tasks", "subject")
 _FIGURES = ("op/s", "min..max", "p50", "p99", "max", "CPU/op", "memory", "/peer", "/floor")
+_LOAD = ("commands/op", "reads/op", "server CPU/op")
 
 
 def _digits(value: float) -> str:
@@ -79,18 +80,41 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def print_table(rows: Sequence[Row], scenarios: Mapping[str, Scenario]) -> None:
-    """Print the rows, a section for each case, and below it what the scenarios have to add."""
+def _load_cells(row: Row) -> list[str]:
+    load = row.extra
+    return [
+        row.subject,
+        _digits(load["commands"]),
+        _digits(load["reads"]),
+        _duration(load["server_cpu"]),
+    ]
+
+
+def print_tables(rows: Sequence[Row], scenarios: Mapping[str, Scenario]) -> None:
+    """Print the rows, what a server did for them, and below it what the scenarios have to add."""
+    _print_table(rows, _FIGURES, _cells)
+    if served := [row for row in rows if "commands" in row.extra]:
+        print()
+        _print_table(served, _LOAD, _load_cells)
+    for scenario, group in groupby(rows, key=lambda row: row.case.scenario):
+        for note in scenarios[scenario].notes(list(group)):
+            print_wrapped(note)
+
+
+def _print_table(
+    rows: Sequence[Row], figures: Sequence[str], cells: Callable[[Row], list[str]]
+) -> None:
+    """Print the rows, a section for each case."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for heading in _TEXT:
         table.add_column(heading, no_wrap=True)
-    for heading in _FIGURES:
+    for heading in figures:
         table.add_column(heading, no_wrap=True, justify="right")
     for (case, part), group in groupby(rows, key=lambda row: (row.case, row.part)):
         name = f"{case.scenario}/{part}" if part else case.scenario
         first = (name, str(case.tasks))
         for row in group:
-            table.add_row(*first, *_cells(row))
+            table.add_row(*first, *cells(row))
             first = ("", "")
         table.add_section()
     # Wide enough for any name: rich would cut figures short to fit a terminal.
@@ -98,9 +122,6 @@ def print_table(rows: Sequence[Row], scenarios: Mapping[str, Scenario]) -> None:
     with console.capture() as captured:
         console.print(table)
     print(*map(str.rstrip, captured.get().splitlines()), sep="\n")
-    for scenario, group in groupby(rows, key=lambda row: row.case.scenario):
-        for note in scenarios[scenario].notes(list(group)):
-            print_wrapped(note)
 
 
 def print_wrapped(text: str) -> None:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from benchmarks.paths import ROOT
 from benchmarks.plan import Step
 from benchmarks.results import Case, Failure, Latency, Measurement, Point
 from benchmarks.scenario import Scenario
+from benchmarks.server import VARIABLE, OpenServer, ServerError
 from benchmarks.subject import Subject
 
 TIME_LIMIT = 900.0
@@ -51,7 +52,22 @@ class ChildError(Exception):
     """A child ended without a result; the text is the last line it wrote about it."""
 
 
-def run(plan: Sequence[Step], python: str, directory: Path, progress: Progress) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all measurements of a run have in common.
+
+    Attributes:
+        python: The interpreter for the children.
+        directory: Where the children's temporary files lie.
+        open_server: Makes a server ready for one measurement.
+    """
+
+    python: str
+    directory: Path
+    open_server: OpenServer
+
+
+def run(plan: Sequence[Step], setting: Setting, progress: Progress) -> Outcome:
     """Measure everything in a plan.
 
     `KeyboardInterrupt` ends the run and is not passed on: the running child is ended, and what
@@ -59,8 +75,7 @@ def run(plan: Sequence[Step], python: str, directory: Path, progress: Progress) 
 
     Args:
         plan: What to measure.
-        python: The interpreter for the children.
-        directory: Where the children's temporary files lie.
+        setting: With what to measure it.
         progress: Told about every measurement.
     """
     outcome = Outcome()
@@ -70,7 +85,7 @@ def run(plan: Sequence[Step], python: str, directory: Path, progress: Progress) 
             for number, subject in step:
                 progress.advance(subject, number)
                 try:
-                    points = measure_in_child(python, directory, step.scenario, step.case, subject)
+                    points = measure_in_child(setting, step.scenario, step.case, subject)
                 except ChildError as error:
                     failure = Failure(step.case, subject.name, number, str(error))
                     outcome.failures.append(failure)
@@ -84,12 +99,12 @@ def run(plan: Sequence[Step], python: str, directory: Path, progress: Progress) 
 
 
 def measure_in_child(
-    python: str, directory: Path, scenario: Scenario, case: Case, subject: Subject
+    setting: Setting, scenario: Scenario, case: Case, subject: Subject
 ) -> tuple[Point, ...]:
     """Measure one case on one subject in a fresh process.
 
     Raises:
-        ChildError: The process failed, or took longer than `TIME_LIMIT`.
+        ChildError: The process failed, took longer than `TIME_LIMIT`, or had no server.
     """
     job = {
         "scenario_module": scenario.module,
@@ -97,16 +112,44 @@ def measure_in_child(
         "subject": subject.name,
         "case": asdict(case),
     }
-    command = [python, "-m", "benchmarks.worker", json.dumps(job)]
-    with _temporary_directory(directory) as temporary, _child(command, temporary) as child:
-        try:
-            output, errors = child.communicate(timeout=TIME_LIMIT)
-        except subprocess.TimeoutExpired:
-            raise ChildError(f"took longer than {TIME_LIMIT:g} s") from None
-        if child.returncode != 0:
-            lines = errors.strip().splitlines()
-            raise ChildError(lines[-1] if lines else f"exit code {child.returncode}")
+    command = [setting.python, "-m", "benchmarks.worker", json.dumps(job)]
+    try:
+        with (
+            _server_for(subject, setting.open_server) as server,
+            _temporary_directory(setting.directory) as temporary,
+            _child(command, {"TMPDIR": temporary, **server}) as child,
+        ):
+            output = _output_of(child)
+    except ServerError as error:
+        raise ChildError(str(error)) from error
     return tuple(_point(fields) for fields in json.loads(output.splitlines()[-1])["points"])
+
+
+def _output_of(child: subprocess.Popen[str]) -> str:
+    try:
+        output, errors = child.communicate(timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        raise ChildError(f"took longer than {TIME_LIMIT:g} s") from None
+    if child.returncode != 0:
+        lines = errors.strip().splitlines()
+        raise ChildError(lines[-1] if lines else f"exit code {child.returncode}")
+    return output
+
+
+@contextlib.contextmanager
+def _server_for(subject: Subject, open_server: OpenServer) -> Iterator[dict[str, str]]:
+    """Have a server if a subject needs one; give the environment that tells where it is."""
+    if not subject.on_server:
+        yield {}
+        return
+    server = contextlib.ExitStack()
+    try:
+        with _interrupts_held_back():
+            url = server.enter_context(open_server())
+        yield {VARIABLE: url}
+    finally:
+        with _interrupts_held_back():
+            server.close()
 
 
 @contextlib.contextmanager
@@ -127,7 +170,9 @@ def _temporary_directory(parent: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _child(command: Sequence[str], temporary: str) -> Iterator[subprocess.Popen[str]]:
+def _child(
+    command: Sequence[str], environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[str]]:
     """Start a child in a session of its own, and leave no process of it behind.
 
     In its own session a Ctrl-C at the terminal reaches only this process, which then ends the
@@ -139,7 +184,7 @@ def _child(command: Sequence[str], temporary: str) -> Iterator[subprocess.Popen[
             child = subprocess.Popen(  # noqa: S603 (our own worker)
                 command,
                 cwd=ROOT,
-                env={**os.environ, "TMPDIR": temporary},
+                env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

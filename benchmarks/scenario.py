@@ -16,14 +16,18 @@ class Scale:
         tasks: Numbers of tasks that work side by side; None leaves them to the scenario.
         tokens: Number of tokens; None leaves it to the scenario.
         full: Whether to use the large numbers.
+        brief: Whether it is the usual run, of all backends within a minute: nothing was named.
         in_files: Whether it is for subjects that keep states in files; set by the plan.
+        on_server: The same for those that keep them on a server.
     """
 
     seconds: float
     tasks: tuple[int, ...] | None = None
     tokens: int | None = None
     full: bool = False
+    brief: bool = False
     in_files: bool = False
+    on_server: bool = False
 
     @property
     def idents(self) -> int:
@@ -40,6 +44,16 @@ def no_notes(rows: Sequence[Row]) -> list[str]:
     return []
 
 
+def everyone(subject: Subject) -> bool:
+    """Choose every subject."""
+    return True
+
+
+def without_server(subject: Subject) -> bool:
+    """Choose those that need no server, whose measurements take less time."""
+    return not subject.on_server
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One kind of work.
@@ -50,6 +64,7 @@ class Scenario:
         runs_on: Whether a subject offers what the scenario needs.
         cases: The cases for a scale; called in the parent process.
         measure: Measure one case on one subject; called in a fresh process.
+        usual_on: Whom of these the usual run measures, which is to take less than a minute.
         optional: Run it only if it is named, or with `--peers` or `--full`: it takes long.
         notes: Lines to print below the table, from the scenario's rows.
         module: Where the scenario is defined; filled in by `discovery`.
@@ -60,6 +75,7 @@ class Scenario:
     runs_on: Callable[[Subject], bool]
     cases: Callable[[Scale], Sequence[Case]]
     measure: Callable[[Subject, Case], Sequence[Point]]
+    usual_on: Callable[[Subject], bool] = everyone
     optional: bool = False
     notes: Callable[[Sequence[Row]], list[str]] = no_notes
     module: str = ""
@@ -67,4 +83,4 @@ class Scenario:
 
 def has_store(subject: Subject) -> bool:
     """Tell whether a subject can be opened as a store."""
-    return subject.open_store is not None or subject.open_directory is not None
+    return subject.open_store is not None or subject.lasting

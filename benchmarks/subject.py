@@ -76,6 +76,18 @@ class OpenDirectory(Protocol):
         """
 
 
+class OpenServer(Protocol):
+    """Opens a store whose states are on a Redis server, and outlive it."""
+
+    def __call__(self, url: str, token_expiration: float) -> AbstractAsyncContextManager[Store]:
+        """Open a store on a server, with the states that an earlier one left there.
+
+        Args:
+            url: Where the server is; its database is nobody else's.
+            token_expiration: Seconds after which its tokens expire.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """One thing to measure, and what it offers; a scenario runs on those that offer its need.
@@ -89,7 +101,9 @@ class Subject:
         always: Run a peer without `--peers` too, because it costs nothing to have.
         optional: Run a variant of ours only if it, or its backend, is named, or with `--peers`.
         open_store: Open a `Store` whose tokens expire after the given seconds.
-        open_directory: Given in place of `open_store` if the states outlive the store.
+        open_directory: Given in place of `open_store` if the states outlive the store in files.
+        open_server: Given in place of `open_store` if they do so on a server.
+        shared: Whether several processes may change what is there at once, and lose nothing.
         expires: Whether that store drops tokens by itself.
         codec: Make its `Codec`.
         statement: What a program runs to import it.
@@ -105,6 +119,8 @@ class Subject:
     optional: bool = False
     open_store: Callable[[float], AbstractAsyncContextManager[Store]] | None = None
     open_directory: OpenDirectory | None = None
+    open_server: OpenServer | None = None
+    shared: bool = False
     expires: bool = False
     codec: Callable[[], Codec] | None = None
     statement: str | None = None
@@ -117,8 +133,18 @@ class Subject:
 
     @property
     def in_files(self) -> bool:
-        """Whether states are kept in a directory, and outlive the store."""
+        """Whether states are kept in a directory."""
         return self.open_directory is not None
+
+    @property
+    def on_server(self) -> bool:
+        """Whether states are kept on a server."""
+        return self.open_server is not None
+
+    @property
+    def lasting(self) -> bool:
+        """Whether states outlive the store, so that another one can read them."""
+        return self.in_files or self.on_server
 
 
 def rivals(subject: Subject, others: Iterable[Subject]) -> list[Subject]:

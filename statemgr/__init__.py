@@ -8,6 +8,7 @@ from statemgr import errors as errors
 if TYPE_CHECKING:
     from statemgr.backends.disk import StateManagerDisk
     from statemgr.backends.memory import StateManagerMemory
+    from statemgr.backends.redis import StateManagerRedis
     from statemgr.expiration import StateManagerExpiration
     from statemgr.manager import StateManager
     from statemgr.modification import StateModification
@@ -27,6 +28,7 @@ _HOMES = {
     "StateManagerDisk": "statemgr.backends.disk",
     "StateManagerExpiration": "statemgr.expiration",
     "StateManagerMemory": "statemgr.backends.memory",
+    "StateManagerRedis": "statemgr.backends.redis",
     "StateModification": "statemgr.modification",
     "StateToken": "statemgr.token",
     "Statistics": "statemgr.statistics",
@@ -42,6 +44,7 @@ __all__ = [
     "StateManagerDisk",
     "StateManagerExpiration",
     "StateManagerMemory",
+    "StateManagerRedis",
     "StateModification",
     "StateToken",
     "Statistics",

@@ -66,6 +66,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and value.isprintable()
 
 
+def _is_key_prefix(value: Any) -> bool:
+    # Braces say which part of a key decides on its place in a Cluster: the ident is to.
+    return _is_text(value) and not set("{}") & set(value)
+
+
 def _is_keys(value: Any) -> bool:
     return isinstance(value, tuple) and all(isinstance(k, bytes) and len(k) == 32 for k in value)
 
@@ -140,7 +145,13 @@ OPTIONS: dict[str, Option] = {
     "memory_rollback": _switch(
         True, help="Keep a serialized copy, which a failed body goes back to."
     ),
-    "key_prefix": _text("statemgr", help="What every Redis key begins with."),
+    "key_prefix": Option(
+        default="statemgr",
+        help="What every Redis key begins with.",
+        allowed="a text, not empty, of printable characters but braces",
+        parse=str,
+        accepts=_is_key_prefix,
+    ),
     "on_decode_error": _choice(
         "raise", "What to do about a record that cannot be decoded: it is kept.", "reset"
     ),

@@ -36,6 +36,7 @@ SUBJECTS = (
         role=Role.OURS,
         summary="StateManagerDisk as it comes: shared between processes",
         open_directory=_open,
+        shared=True,
         expires=True,
         statement="import statemgr; statemgr.StateManagerDisk",
     ),
@@ -45,6 +46,7 @@ SUBJECTS = (
         summary="StateManagerDisk(fsync=True): each change on stable storage",
         optional=True,
         open_directory=partial(_open, fsync=True),
+        shared=True,
         expires=True,
     ),
     Subject(

@@ -58,7 +58,7 @@ SUBJECTS = (
         name="lock_dict",
         role=Role.FLOOR,
         summary="a bare asyncio.Lock per ident around a dict; to import: asyncio",
-        against=("memory", "disk/debounce"),
+        against=("memory", "disk/debounce", "redis/behind"),
         open_store=_open,
         statement="import asyncio",
     ),

@@ -7,7 +7,8 @@ from benchmarks.subject import Subject
 
 
 def _cases(scale: Scale) -> list[Case]:
-    tasks = scale.tasks or (1, 64)
+    many = (256,) if scale.on_server and not scale.brief else ()
+    tasks = scale.tasks or (1, 64, *many)
     return [Case("change", number, scale.idents, scale.seconds) for number in tasks]
 
 

@@ -6,7 +6,7 @@ Here each body gives the loop one turn, and all other tasks wait for the lock.
 
 from benchmarks.measure import measure_changes
 from benchmarks.results import Case, Point
-from benchmarks.scenario import Scale, Scenario, has_store
+from benchmarks.scenario import Scale, Scenario, has_store, without_server
 from benchmarks.subject import Subject
 
 
@@ -22,6 +22,7 @@ SCENARIO = Scenario(
     name="contended",
     summary="modify_state of one ident by 64 tasks, each body one turn of the loop long",
     runs_on=has_store,
+    usual_on=without_server,  # for the others there is `hot`
     cases=_cases,
     measure=_measure,
 )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.measure import latency_of
 from benchmarks.results import Case, Point, Row
-from benchmarks.scenario import Scale, Scenario
+from benchmarks.scenario import Scale, Scenario, without_server
 from benchmarks.subject import Subject
 
 WATCHED = ("redis", "pydantic")
@@ -76,6 +76,7 @@ SCENARIO = Scenario(
     name="import",
     summary="the import of what a program needs, in a fresh interpreter",
     runs_on=lambda subject: subject.statement is not None,
+    usual_on=without_server,
     cases=_cases,
     measure=_measure,
     notes=_notes,

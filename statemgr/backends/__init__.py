@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "statemgr.backends"
 
-_PLANNED = ("redis",)
-
 BUILT_IN = {
     "memory": ("statemgr.backends.memory", "StateManagerMemory"),
     "disk": ("statemgr.backends.disk", "StateManagerDisk"),
+    "redis": ("statemgr.backends.redis", "StateManagerRedis"),
 }
 
 
@@ -50,10 +49,6 @@ def _find(mode: str) -> "EntryPoint":
     offered = entry_points(group=ENTRY_POINT_GROUP)
     if mode not in offered.names:
         allowed = " or ".join(sorted({*BUILT_IN, *offered.names}))
-        if mode in _PLANNED:
-            allowed += f": the {mode} backend is not in this version"
-        if mode == "redis":
-            allowed += f" ({variable_of('redis_url')} asks for it too)"
         raise _unusable(mode, allowed)
     return offered[mode]
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any, BinaryIO, NoReturn, TypeVar
 
+from statemgr.testing.proxy import FaultyProxy as FaultyProxy
 from statemgr.token import StateToken
 
 T = TypeVar("T")

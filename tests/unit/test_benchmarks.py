@@ -10,12 +10,15 @@ from statistics import median
 
 import pytest
 
+from statemgr.testing.servers import Server
+
 ROOT = Path(__file__).resolve().parents[2]
 
 SCENARIOS = {
     "change",
     "contended",
     "expiry",
+    "hot",
     "import",
     "read",
     "serialization",
@@ -26,13 +29,23 @@ USUAL = {
     "disk",
     "memory",
     "memory/no-rollback",
+    "redis",
     "token",
     "pickle",
     "lock_dict",
+    "redis_floor",
     "write_rename",
 }
 VARIANTS = {"disk/fsync", "disk/exclusive", "disk/debounce", "write_rename/fsync"}
-PEERS = {"reflex_memory", "reflex_disk", "reflex_disk/debounced"}
+REDIS_VARIANTS = {"redis/through", "redis/behind", "redis_floor/kept"}
+PEERS = {
+    "reflex_memory",
+    "reflex_disk",
+    "reflex_disk/debounced",
+    "reflex_redis",
+    "reflex_redis/oplock",
+    "redis_lock",
+}
 
 COMMAND = [sys.executable, "-m", "benchmarks"]
 TINY = ["--tokens", "20", "--seconds", "0.005", "--repeats", "1", "--tasks", "4"]
@@ -79,6 +92,16 @@ def on_disk(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def on_redis(tmp_path_factory):
+    """A run of every variant of Redis in its smallest form: the process and its JSON."""
+    file = tmp_path_factory.mktemp("benchmarks") / "report.json"
+    what = ["--backends", "redis", "--scenarios", "change,contended,hot,read", "--json", str(file)]
+    done = run(*TINY, "--tokens", "5", "--tasks", "1", *what)
+    assert done.returncode == 0, done.stdout
+    return done, json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
 def two_rounds(tmp_path_factory):
     """The JSON of two rounds of one case on one of ours and its floor."""
     file = tmp_path_factory.mktemp("benchmarks") / "report.json"
@@ -93,7 +116,7 @@ def test_list_names_everything_there_is():
     done = run("--list")
     first_words = {line.split()[0] for line in done.stdout.splitlines() if line[0] == " "}
     assert done.returncode == 0
-    assert first_words >= SCENARIOS | USUAL | VARIANTS | PEERS
+    assert first_words >= SCENARIOS | USUAL | VARIANTS | REDIS_VARIANTS | PEERS
 
 
 def test_every_usual_scenario_runs(smoke):
@@ -185,6 +208,68 @@ def test_stored_has_a_row_for_each_part(on_disk):
     assert [row["part"] for row in rows if row["subject"] == "disk"] == [*parts, "sweep"]
     assert [row["part"] for row in rows if row["subject"] == "write_rename"] == parts
     assert {row["extra"]["grown"] > 0 for row in rows if row["part"] != "sweep"} == {True}
+
+
+def test_every_variant_of_redis_stands_beside_what_is_like_it(on_redis):
+    """Who writes once per change has a floor that does so, and who writes later one in memory."""
+    _, report = on_redis
+    floors = {
+        row["subject"]: row["versus_floor"]["against"]
+        for row in report["rows"]
+        if row["case"]["scenario"] == "change" and row["role"] == "ours"
+    }
+    assert floors == {
+        "redis": "redis_floor",
+        "redis/through": "redis_floor/kept",
+        "redis/behind": "lock_dict",
+    }
+
+
+def test_a_server_tells_what_it_did(on_redis):
+    """Of one task's changes it reads as often as there are round trips."""
+    done, report = on_redis
+    loads = {
+        (row["case"]["scenario"], row["subject"]): row["extra"]
+        for row in report["rows"]
+        if "redis" in row["subject"]
+    }
+    assert {frozenset(load) for load in loads.values()} == {
+        frozenset({"commands", "reads", "server_cpu"})
+    }
+    assert loads["change", "redis_floor"]["reads"] == 2
+    assert loads["change", "redis_floor"]["commands"] == 7
+    assert loads["change", "redis_floor/kept"]["reads"] == 1
+    assert "reads/op" in done.stdout
+    assert report["environment"]["server"] in " ".join(done.stdout.split())
+
+
+def test_processes_share_what_can_be_shared(on_redis):
+    """The floors, which know of no other process, are left out."""
+    _, report = on_redis
+    rows = [row for row in report["rows"] if row["case"]["scenario"] == "hot"]
+    assert {row["subject"] for row in rows} == {"redis", "redis/through", "redis/behind"}
+    assert {row["part"] for row in rows} == {"5 tokens"}
+
+
+def test_a_server_of_the_user_has_to_be_empty():
+    """Nothing is measured, and nothing is removed."""
+    with Server() as server:
+        server.command("SET", "theirs", "1")
+        done = run(*TINY, "--backends", "redis", "--redis-url", server.url)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert "is not empty" in done.stderr
+        assert server.command("DBSIZE") == 1
+
+
+def test_a_server_of_the_user_is_left_empty():
+    """It is measured with, and each measurement finds nothing of the one before."""
+    with Server() as server:
+        what = ["--backends", "redis", "--scenarios", "change", "--redis-url", server.url]
+        done = run(*TINY, *what)
+        assert done.returncode == 0, done.stdout
+        assert server.command("DBSIZE") == 0
+        assert "cmdstat_evalsha" in server.client().info("commandstats")
 
 
 def test_subjects_take_turns(two_rounds):
@@ -281,6 +366,26 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_the_children(tmp_path):
     assert {row["case"]["scenario"] for row in report["rows"]} == {"expiry"}
     assert not [line for line in command_lines() if f'"tokens": {tokens}' in line]
     assert list(files.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
+def test_ctrl_c_ends_the_server_and_its_clients(tmp_path):
+    """They are processes that the measured one, or the runner, has started."""
+    tokens = str(1_000 + os.getpid() % 9_000)
+    options = ["--backends", "redis/through", "--scenarios", "hot", "--tokens", tokens]
+    marks = (str(tmp_path), f'"tokens": {tokens}')
+
+    def ours() -> list[str]:
+        return [line for line in command_lines() if any(mark in line for mark in marks)]
+
+    with start(*options, "--seconds", "9", env={**os.environ, "TMPDIR": str(tmp_path)}) as process:
+        while not any("benchmarks.clients" in line for line in ours()):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert ours() == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def command_lines() -> list[str]:

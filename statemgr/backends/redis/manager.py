@@ -1,0 +1,748 @@
+"""`StateManagerRedis`: states in Redis, for any number of processes on any number of machines.
+
+A change takes two round trips: one takes the ident's lock and reads the records, the other one
+writes them and lets the lock go. First in first out holds among the tasks of a manager, by
+`KeyedLocks`; the first of them asks for the grant (grants.py). What Redis does is in scripts/.
+
+With an oplock the grant is kept when the body has ended, and with it the states: the next
+change needs no acquire, and a read no trip. "through" still writes each change before it is
+acknowledged; "behind" acknowledges at once, and writes when another process waits or the hold
+time is over. What ends a kept grant in time is `StateManagerExpiration`, by lock key.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
+
+from statemgr.backends.redis.channel import Client, channel_to
+from statemgr.backends.redis.grants import Grant, Grants
+from statemgr.backends.redis.keys import Keys, class_of
+from statemgr.backends.redis.link import Call
+from statemgr.backends.redis.scripts import DESCRIBE, READ
+from statemgr.backends.redis.urls import client_from_url
+from statemgr.errors import (
+    BackendUnavailableError,
+    CommitUncertainError,
+    LockExpiredError,
+    StateDecodeError,
+    StateManagerError,
+)
+from statemgr.expiration import StateManagerExpiration
+from statemgr.locks import KeyedLocks
+from statemgr.manager import ManagerOptions, StateManager, manager_options
+from statemgr.modification import StateModification
+from statemgr.options import OPTIONS, check_option, refused
+from statemgr.record import RecordCodec
+from statemgr.statistics import StateInfo, Statistics
+from statemgr.token import AnyToken, StateToken
+
+if TYPE_CHECKING:
+    from statemgr.settings import Settings
+
+logger = logging.getLogger("statemgr")
+
+_UNCHANGED: Final = b""  # for commit.lua, in place of a size
+_DROPPED: Final = b"-"
+_SCAN_COUNT: Final = 500  # keys looked at in one step of a scan
+
+# Class, record and size, as commit.lua has them.
+_Change = tuple[bytes, bytes, bytes]
+
+
+class StateManagerRedis(StateManagerExpiration, StateManager):
+    """Keep states in Redis, Valkey, or what speaks like them; alone, with Sentinel, in Cluster.
+
+    What `modify_state` has acknowledged is in Redis; what Redis itself may lose, by a crash
+    without persistence or a fail-over, is lost. A holder that lost its lock writes nothing.
+
+    Args:
+        redis: A client of `redis.asyncio`, or a URL: `redis://`, `rediss://`, `unix://`,
+            `redis+sentinel://host:port,host:port/service/db`,
+            `redis+cluster://host:port,host:port`, the last two also as `rediss+...`. Of a
+            client its way to connect is used; it stays the caller's to close.
+        key_prefix: What every key and channel begins with.
+        lock_expiration: Seconds after which the lock of a dead process goes to the next. A
+            body may take longer: its lock is renewed meanwhile.
+        oplock: Whether a lock is kept for the next change of this process. "through" writes
+            each change as it is made; "behind" when another process waits, or the hold time
+            is over: a crash loses these.
+        oplock_hold_time: Seconds for which an oplock is kept at most.
+        compress_above: Compress states of more bytes than this; None for never.
+        encryption_keys: Keys of 32 bytes. The first one encrypts, all of them decrypt.
+        options: What every `StateManager` takes.
+
+    Raises:
+        SettingsError: If an option cannot have its value, or the URL cannot be used.
+    """
+
+    def __init__(
+        self,
+        redis: Client | str,
+        *,
+        key_prefix: str = OPTIONS["key_prefix"].default,
+        lock_expiration: float = OPTIONS["lock_expiration"].default,
+        oplock: Literal["off", "through", "behind"] = "off",
+        oplock_hold_time: float = OPTIONS["oplock_hold_time"].default,
+        compress_above: int | None = None,
+        encryption_keys: Sequence[bytes] = (),
+        **options: Unpack[ManagerOptions],
+    ) -> None:
+        super().__init__(**options)
+        check_option("key_prefix", key_prefix)
+        check_option("lock_expiration", lock_expiration)
+        check_option("oplock", oplock)
+        check_option("oplock_hold_time", oplock_hold_time)
+        if oplock != "off" and oplock_hold_time >= lock_expiration:
+            raise refused(
+                "oplock_hold_time",
+                repr(oplock_hold_time),
+                f"a number of seconds below lock_expiration={lock_expiration!r}",
+            )
+        self.lock_expiration = lock_expiration
+        self.oplock = oplock
+        self.oplock_hold_time = oplock_hold_time
+        self._codec = RecordCodec(
+            compress_above=compress_above,
+            encryption_keys=encryption_keys,
+            max_state_size=self.max_state_size,
+        )
+        self._keys = Keys(key_prefix)
+        self._owns_client = isinstance(redis, str)
+        self._client = client_from_url(redis) if isinstance(redis, str) else redis
+        self._locks = KeyedLocks(self._clock, self._redaction.ident)
+        self._granted: dict[str, Grant] = {}  # by lock key
+        self._flushing: dict[str, asyncio.Future[None]] = {}
+        self._failures: dict[str, StateManagerError] = {}
+        self._keeps = oplock != "off"
+        self._writes_behind = oplock == "behind"
+        self._init_expiration(self._monotonic)
+        self._expiration_ms = max(1, round(self.token_expiration * 1000))
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> Self:
+        if settings.redis_url is None:
+            raise refused("STATEMGR_REDIS_URL", "None", "the URL of a server")
+        return cls(
+            settings.redis_url,
+            key_prefix=settings.key_prefix,
+            lock_expiration=settings.lock_expiration,
+            oplock=cast("Literal['off', 'through', 'behind']", settings.oplock),
+            oplock_hold_time=settings.oplock_hold_time,
+            compress_above=settings.compress_above,
+            encryption_keys=settings.encryption_keys,
+            **manager_options(settings),
+        )
+
+    def _started(self) -> None:
+        self._channel = channel_to(self._client)
+        self._grants = Grants(
+            self._channel,
+            self._keys,
+            self._clock,
+            lock_expiration=self.lock_expiration,
+            token_expiration=self.token_expiration,
+            keeps=self._keeps,
+            name=self._redaction.ident,
+            on_wanted=self._wanted,
+        )
+        if self._keeps:
+            self._grants.listen()
+
+    # Entering a body
+
+    def _begin_nowait(self, modification: StateModification[Any], now: float) -> bool:
+        grant = self._granted.get(modification.lock_key)
+        if grant is None or modification.lock_key in self._locks.holders:
+            return False
+        if grant.wanted or not grant.is_good(now) or now >= grant.hold_ends_at:
+            return False
+        if any(token.cache_key not in grant.payloads for token in modification.tokens):
+            return False
+        self._locks.holders[modification.lock_key] = modification
+        modification.locked_since = now
+        modification.grant = grant
+        try:
+            modification.load_states(self._load_from(grant, []))
+        except BaseException:
+            self._end(modification.lock_key, grant)
+            raise
+        return True
+
+    async def _begin(self, modification: StateModification[Any]) -> None:
+        grant = await self._own(modification, modification.tokens)
+        asides: list[Call] = []
+        try:
+            modification.load_states(self._load_from(grant, asides))
+            for call in asides:
+                await call.future
+        except BaseException:
+            self._touch(grant, modification.tokens)
+            self._end(modification.lock_key, grant)
+            raise
+
+    async def _own(
+        self, modification: StateModification[Any], tokens: Sequence[AnyToken]
+    ) -> Grant:
+        """Take the ident's lock, here and in Redis, and have the records of these tokens."""
+        lock_key, timeout = modification.lock_key, modification.timeout
+        modification.grant = None
+        if lock_key not in self._locks.holders:
+            self._locks.holders[lock_key] = modification
+            modification.locked_since = self._monotonic()
+        else:
+            since = self._monotonic()
+            await self._locks.acquire(lock_key, modification, timeout)
+            if timeout is not None:
+                timeout -= self._monotonic() - since
+                timeout = max(timeout, 0.001)  # its turn has come: a look at the least
+        try:
+            if self._refusal is not None:
+                raise self._refused()
+            self._raise_failure(lock_key)
+            grant = await self._own_remotely(lock_key, tokens, timeout)
+        except BaseException:
+            self._end(lock_key, None)
+            raise
+        modification.grant = grant
+        return grant
+
+    async def _own_remotely(
+        self, lock_key: str, tokens: Sequence[AnyToken], timeout: float | None
+    ) -> Grant:
+        now = self._monotonic()
+        grant = self._granted.get(lock_key)
+        if grant is not None and (grant.must_go(now) or not grant.is_good(now)):
+            await self._let_go(grant)
+            self._raise_failure(lock_key)
+            grant = None
+        if grant is not None:
+            missing = [token for token in tokens if token.cache_key not in grant.payloads]
+            if not missing:
+                grant.turns -= 1
+                return grant
+            records = await self._grants.reread(grant, [class_of(token) for token in missing])
+            if records is not None:
+                grant.turns -= 1
+                for token, record in zip(missing, records, strict=True):
+                    grant.records[token.cache_key] = record
+                return grant
+            self._lose(grant)
+            self._raise_failure(lock_key)
+        queue = self._locks.queues.get(lock_key)
+        grant, records = await self._grants.obtain(
+            lock_key,
+            [class_of(token) for token in tokens],
+            timeout,
+            0 if queue is None else len(queue),
+        )
+        for token, record in zip(tokens, records, strict=True):
+            grant.records[token.cache_key] = record
+        self._granted[lock_key] = grant
+        if self._keeps:
+            now = self._monotonic()
+            grant.hold_ends_at = now + self.oplock_hold_time
+            self._track_token(lock_key, now + min(self.oplock_hold_time, self.token_expiration))
+        return grant
+
+    def _load_from(self, grant: Grant, asides: list[Call]) -> Callable[[AnyToken], Any]:
+        """Return what makes a state of what the grant has read."""
+
+        def load(token: AnyToken) -> Any:
+            key = token.cache_key
+            try:
+                payload = self._payload(grant, token)
+                return token.create() if payload is None else self._decode(token, payload)
+            except StateDecodeError as error:
+                fresh = self._recover(token, error)
+                asides.append(self._set_aside(grant, token))
+                # Whatever the body leaves is another state than the one that is there.
+                grant.payloads.pop(key, None)
+                return fresh
+
+        return load
+
+    def _payload(self, grant: Grant, token: AnyToken) -> bytes | None:
+        key = token.cache_key
+        if key not in grant.payloads:
+            record = grant.records[key]
+            grant.payloads[key] = None if record is None else self._unpack(token, record)
+        return grant.payloads[key]
+
+    def _unpack(self, token: AnyToken, record: bytes) -> bytes:
+        try:
+            return self._codec.unpack(record, token.cache_key).payload
+        except StateDecodeError as error:
+            raise self._undecodable(token, error) from error.__cause__
+
+    def _set_aside(self, grant: Grant, token: AnyToken) -> Call:
+        """Keep a record that cannot be decoded, before the body that starts afresh replaces it."""
+        record = grant.records.get(token.cache_key)
+        if record is None:  # it was decoded once, or another kind of token wrote it here
+            record = self._pack(token.cache_key, grant.payloads[token.cache_key] or b"")
+        digest = hashlib.blake2b(record, digest_size=8).hexdigest()
+        return self._channel.command(grant.key, b"SET", self._keys.kept(token, digest), record)
+
+    # Leaving a body
+
+    def _commit_nowait(self, modification: StateModification[Any], now: float) -> bool:
+        grant: Grant = modification.grant
+        if not self._may_write_later(grant, now):
+            return False
+        tokens = modification.tokens
+        payloads = self._encode_states(tokens, modification.states())
+        for token, payload in zip(tokens, payloads, strict=True):
+            self._write_later(grant, token, payload)
+        self._end(modification.lock_key, grant)
+        return True
+
+    def _may_write_later(self, grant: Grant, now: float) -> bool:
+        return (
+            self._writes_behind
+            and not grant.wanted
+            and grant.is_good(now)
+            and now < grant.hold_ends_at
+        )
+
+    def _write_later(self, grant: Grant, token: AnyToken, payload: bytes) -> None:
+        key = token.cache_key
+        if grant.payloads.get(key) == payload:
+            grant.touched.add(class_of(token))
+        else:
+            grant.payloads[key] = payload
+            grant.unsaved[class_of(token)] = key, payload
+
+    async def _commit(
+        self, modification: StateModification[Any], payloads: Sequence[bytes]
+    ) -> None:
+        await self._save(
+            modification.grant,
+            {
+                token.cache_key: (class_of(token), payload)
+                for token, payload in zip(modification.tokens, payloads, strict=True)
+            },
+        )
+
+    async def _save(self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]) -> None:
+        """Write states, None for those to be dropped, and let go of the lock here.
+
+        Raises:
+            LockExpiredError: If the lock was lost.
+            CommitUncertainError: If the outcome cannot be known.
+            BackendUnavailableError: If the server could not be asked, or refuses.
+        """
+        lock_key = grant.lock_key
+        if grant.lost or not grant.held:
+            self._lose(grant)
+            self._end(lock_key, None)
+            raise self._expired(lock_key)
+        now = self._monotonic()
+        waited_for = lock_key in self._locks.queues
+        keep = not grant.must_go(now) and (
+            waited_for or (self._keeps and not grant.wanted and now < grant.hold_ends_at)
+        )
+        saving = _Saving(grant, states, now, keep=keep)
+        call, saving.again = self._grants.commit(
+            grant, self._changes(grant, states), keep=keep, rejoin=waited_for and not keep
+        )
+        call.late = lambda reply: self._saved_late(saving, reply)
+        try:
+            reply = await call.future
+        except asyncio.CancelledError:
+            if not call.future.cancelled():  # it came together with the cancel
+                call.late(call.future.exception() or call.future.result())
+            raise
+        except BackendUnavailableError as error:
+            self._saved(saving, error)
+            raise self._uncertain(lock_key, error) if call.sent else error from error.__cause__
+        if not self._saved(saving, reply):
+            raise self._expired(lock_key)
+
+    def _changes(
+        self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]
+    ) -> Iterable[_Change]:
+        """Return what is to be written: these states, and what waits to be."""
+        changes: dict[bytes, _Change] = {
+            name: (name, b"", _UNCHANGED) for name in grant.touched
+        } | {
+            name: (name, self._pack(key, payload), b"%d" % len(payload))
+            for name, (key, payload) in grant.unsaved.items()
+        }
+        for key, (name, payload) in states.items():
+            if payload is None:
+                changes[name] = name, b"", _DROPPED
+            elif payload == grant.payloads.get(key):
+                changes.setdefault(name, (name, b"", _UNCHANGED))
+            else:
+                changes[name] = name, self._pack(key, payload), b"%d" % len(payload)
+        return changes.values()
+
+    def _pack(self, cache_key: str, payload: bytes) -> bytes:
+        return self._codec.pack(cache_key, payload, math.inf)  # the hash has the deadline
+
+    def _saved(self, saving: "_Saving", reply: Any) -> bool:
+        """Take note of how a commit has ended, and let go of the lock here."""
+        grant = saving.grant
+        saved = not isinstance(reply, Exception) and reply[0] == 1
+        if saved:
+            saving.settle()
+        if saved and saving.keep:
+            grant.deadline = max(grant.deadline, saving.asked_at + self.lock_expiration)
+            grant.wanted = grant.wanted or reply[1] == 1
+            if grant.hold_ends_at <= saving.asked_at:
+                grant.hold_ends_at = saving.asked_at + self.oplock_hold_time
+            self._end(grant.lock_key, grant)
+        else:
+            if not saved:
+                self._lose(grant, reply if isinstance(reply, Exception) else None)
+            self._drop(grant)
+            self._end(grant.lock_key, None)
+        return saved
+
+    def _saved_late(self, saving: "_Saving", reply: Any) -> None:
+        """Do it for a body that was cancelled meanwhile."""
+        self._saved(saving, reply)
+
+    def _expired(self, lock_key: str) -> LockExpiredError:
+        return LockExpiredError(
+            f"the lock of {self._redaction.ident(lock_key)} was lost, and nothing was written: "
+            f"it could not be renewed within lock_expiration={self.lock_expiration:g} s",
+            lock_key=lock_key,
+        )
+
+    def _uncertain(self, lock_key: str, cause: Exception) -> CommitUncertainError:
+        error = CommitUncertainError(
+            f"whether the change of {self._redaction.ident(lock_key)} was written is not known: "
+            f"{cause}",
+            lock_key=lock_key,
+        )
+        error.__cause__ = cause.__cause__
+        return error
+
+    async def _abort(self, modification: StateModification[Any]) -> None:
+        grant: Grant = modification.grant
+        self._touch(grant, modification.tokens)
+        self._end(modification.lock_key, grant)
+
+    def _touch(self, grant: Grant, tokens: Iterable[AnyToken]) -> None:
+        grant.touched.update(map(class_of, tokens))
+
+    def _fence_of(self, modification: StateModification[Any]) -> int | None:
+        grant: Grant = modification.grant
+        return grant.fence
+
+    async def _write(self, modification: StateModification[Any]) -> None:
+        token = modification.token
+        payload = self._encode(token, modification.state)
+        grant = await self._own(modification, ())
+        if self._may_write_later(grant, self._monotonic()):
+            self._write_later(grant, token, payload)
+            self._end(token.lock_key, grant)
+        else:
+            await self._save(grant, {token.cache_key: (class_of(token), payload)})
+
+    async def _delete(self, modification: StateModification[Any]) -> bool:
+        token = modification.token
+        grant = await self._own(modification, (token,))
+        key = token.cache_key
+        found = grant.payloads.get(key, grant.records.get(key)) is not None
+        if found:
+            await self._save(grant, {key: (class_of(token), None)})
+        else:
+            self._end(token.lock_key, grant)
+        return found
+
+    # What becomes of grants
+
+    def _end(self, lock_key: str, grant: Grant | None) -> None:
+        """Let go of the lock here: the next task has it, or nobody."""
+        self._locks.release(lock_key)
+        if lock_key in self._locks.holders:
+            return
+        if self._passed_over:
+            self._lock_released(lock_key)
+        self._grants.give_up(lock_key)
+        grant = grant or self._granted.get(lock_key)
+        if grant is None:
+            return
+        if not self._keeps or self._refusal is not None:
+            self._release(grant)
+        elif grant.wanted or self._monotonic() >= grant.hold_ends_at:
+            self._let_go_soon(grant)
+
+    def _wanted(self, grant: Grant) -> None:
+        """Give up a kept grant that another process waits for; forget one that is lost."""
+        if grant.lock_key not in self._locks.holders:
+            self._let_go_soon(grant)
+
+    def _let_go_soon(self, grant: Grant) -> "asyncio.Future[None] | None":
+        """Give up a grant that nobody uses here; a body that comes meanwhile waits."""
+        lock_key = grant.lock_key
+        if self._granted.get(lock_key) is not grant or lock_key in self._locks.holders:
+            return None
+        if not grant.unsaved:
+            self._release(grant)
+            return None
+        flushing = _Flush()
+        self._locks.holders[lock_key] = flushing
+        task = asyncio.get_running_loop().create_task(self._flush(grant))
+        self._flushing[lock_key] = task
+        return task
+
+    async def _flush(self, grant: Grant) -> None:
+        try:
+            await self._let_go(grant)
+        finally:
+            del self._flushing[grant.lock_key]
+            self._end(grant.lock_key, None)
+
+    async def _let_go(self, grant: Grant) -> None:
+        """Write what is not written yet, and give up a grant that no body uses."""
+        if grant.unsaved:
+            await self._write_out(grant, keep=False)
+        self._release(grant)
+
+    async def _write_out(self, grant: Grant, *, keep: bool) -> None:
+        """Write what is not written yet. An error is kept for whoever comes next."""
+        if grant.lost or not grant.held:
+            self._lose(grant)
+            return
+        saving = _Saving(grant, {}, self._monotonic(), keep=keep)
+        call, _ = self._grants.commit(grant, self._changes(grant, {}), keep=keep, rejoin=False)
+        outcome: Any
+        try:
+            outcome = await asyncio.shield(call.future)
+        except BackendUnavailableError as error:
+            outcome = error
+        if isinstance(outcome, Exception) or outcome[0] != 1:
+            self._lose(grant, outcome if isinstance(outcome, Exception) else None)
+        else:
+            saving.settle()
+
+    def _release(self, grant: Grant) -> None:
+        self._drop(grant)
+        if grant.held and not grant.lost:
+            self._grants.release(grant)
+        else:
+            self._grants.forget(grant)
+
+    def _lose(self, grant: Grant, error: Exception | None = None) -> None:
+        """Forget a grant that is lost. What was acknowledged under it is an error to be seen."""
+        if grant.unsaved:
+            failure = (
+                self._expired(grant.lock_key)
+                if error is None
+                else self._uncertain(grant.lock_key, error)
+            )
+            logger.error("changes that were acknowledged are lost: %s", failure)
+            self._failures[grant.lock_key] = failure
+            grant.unsaved.clear()
+        self._drop(grant)
+        if error is not None:
+            self._grants.release(grant)
+        else:
+            self._grants.forget(grant)
+
+    def _drop(self, grant: Grant) -> None:
+        if self._granted.get(grant.lock_key) is grant:
+            del self._granted[grant.lock_key]
+            self._token_expires_at.pop(grant.lock_key, None)
+
+    def _raise_failure(self, lock_key: str) -> None:
+        if self._failures and (failure := self._failures.pop(lock_key, None)) is not None:
+            raise failure
+
+    def _lock_held_of(self, key: str) -> str | None:
+        return key if key in self._locks.holders else None
+
+    async def _drop_tokens(self, keys: Sequence[str]) -> None:
+        """End oplocks whose hold time is over."""
+        for key in keys:
+            self._token_expires_at.pop(key, None)
+            grant = self._granted.get(key)
+            if grant is not None:
+                self._let_go_soon(grant)
+
+    # Reading
+
+    async def _read(self, tokens: Sequence[AnyToken]) -> Sequence[Any]:
+        found = await self._ask(tokens, self._expiration_ms, records=True)
+        return [self._state_of(token, data) for token, data in zip(tokens, found, strict=True)]
+
+    def _state_of(self, token: AnyToken, data: "bytes | _Local | None") -> Any:
+        try:
+            if data is None:
+                self._misses += 1
+                return token.create()
+            self._hits += 1
+            payload = data.payload if isinstance(data, _Local) else self._unpack(token, data)
+            return self._decode(token, payload)
+        except StateDecodeError as error:
+            return self._recover(token, error)
+
+    async def _has(self, token: AnyToken) -> bool:
+        return (await self._ask((token,), 0, records=False))[0] is not None
+
+    async def _renew(self, token: AnyToken) -> bool:
+        return (await self._ask((token,), self._expiration_ms, records=False))[0] is not None
+
+    async def _ask(
+        self, tokens: Sequence[AnyToken], expiration: int, *, records: bool
+    ) -> list[Any]:
+        """Return what there is of each token: a record, or what this process keeps, or None."""
+        found: list[Any] = [None] * len(tokens)
+        groups: dict[str, list[int]] = {}
+        for number, token in enumerate(tokens):
+            local = self._local(token) if self._keeps else None
+            if local is None:
+                groups.setdefault(token.lock_key, []).append(number)
+            else:
+                found[number] = local if local.payload is not None else None
+                if expiration:
+                    self._granted[token.lock_key].touched.add(class_of(token))
+        calls = [
+            self._channel.call(
+                READ,
+                self._keys.ident(lock_key),
+                expiration,
+                b"1" if records else b"0",
+                *[class_of(tokens[number]) for number in numbers],
+            )
+            for lock_key, numbers in groups.items()
+        ]
+        for call, numbers in zip(calls, groups.values(), strict=True):
+            for number, record in zip(numbers, await call.future, strict=True):
+                found[number] = record
+        return found
+
+    def _local(self, token: AnyToken) -> "_Local | None":
+        """Return the state that this process keeps; None if it does not know."""
+        self._raise_failure(token.lock_key)
+        grant = self._granted.get(token.lock_key)
+        if (
+            grant is None
+            or token.cache_key not in grant.payloads
+            or not grant.is_good(self._monotonic())
+        ):
+            return None
+        return _Local(grant.payloads[token.cache_key])
+
+    async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
+        unsaved = [grant for grant in self._granted.values() if grant.unsaved]
+        await asyncio.gather(*(self._write_out(grant, keep=True) for grant in unsaved))
+        start = StateToken(prefix, object).lock_key if prefix else ""
+        seen: set[bytes] = set()
+        for link in await self._channel.primaries():
+            cursor: Any = 0
+            while True:
+                page = self._channel.command_on(
+                    link, b"SCAN", cursor, b"MATCH", self._keys.pattern(start), b"COUNT", _SCAN_COUNT
+                )
+                cursor, keys = await page.future
+                keys = [key for key in keys if key not in seen]
+                seen.update(keys)
+                calls = [self._channel.call(DESCRIBE, key.decode()) for key in keys]
+                for key, call in zip(keys, calls, strict=True):
+                    for info in self._described(key, await call.future):
+                        if info.ident.startswith(prefix):
+                            yield info
+                if int(cursor) == 0:
+                    break
+
+    def _described(self, key: bytes, found: list[Any]) -> list[StateInfo]:
+        ident, now = self._keys.ident_of(key), self._clock.time()
+        return [
+            StateInfo(
+                ident=ident,
+                class_name=found[i].decode("utf-8", "surrogatepass"),
+                size=found[i + 1],
+                expires_at=now + found[i + 2] / 1000,
+            )
+            for i in range(0, len(found), 3)
+        ]
+
+    def _statistics(self) -> Statistics:
+        grants = list(self._granted.values())
+        holders = list(self._locks.holders.values())
+        held = sum(getattr(holder, "grant", None) is not None for holder in holders)
+        return self._counted(
+            tokens_held=sum(len(grant.payloads) for grant in grants) if self._keeps else 0,
+            locks_held=held,
+            waiters=self._locks.waiting + (self._grants.waiting if holders else 0),
+        )
+
+    # Ending
+
+    async def _close(self) -> None:
+        self._locks.fail_waiters(self._refused)
+        self._grants.fail_waits(self._refused)
+        if self._flushing:
+            await asyncio.wait(set(self._flushing.values()))
+        await asyncio.gather(*map(self._let_go, list(self._granted.values())))
+        self._grants.stop()
+        await self._stop_expiration()
+        await self._channel.close(self._channel.timeout)
+        if self._owns_client:
+            with contextlib.suppress(OSError):
+                await self._client.aclose()
+        if self._failures:
+            failures, self._failures = self._failures, {}
+            raise next(iter(failures.values()))
+
+
+class _Saving:
+    """A commit that is on its way.
+
+    Attributes:
+        unsaved: What it writes of what was acknowledged before.
+        touched: What it renews.
+        again: The grant that waits in the queue from then on.
+    """
+
+    __slots__ = ("again", "asked_at", "grant", "keep", "states", "touched", "unsaved")
+
+    def __init__(
+        self,
+        grant: Grant,
+        states: dict[str, tuple[bytes, bytes | None]],
+        asked_at: float,
+        *,
+        keep: bool,
+    ) -> None:
+        self.grant = grant
+        self.states = states
+        self.asked_at = asked_at
+        self.keep = keep
+        self.unsaved = dict(grant.unsaved)
+        self.touched = set(grant.touched)
+        self.again: Grant | None = None
+
+    def settle(self) -> None:
+        """Have the grant know what was written."""
+        grant = self.grant
+        for key, (name, payload) in self.states.items():
+            grant.payloads[key] = payload
+            grant.unsaved.pop(name, None)
+        for name, unsaved in self.unsaved.items():
+            if grant.unsaved.get(name) == unsaved:
+                del grant.unsaved[name]
+        grant.touched -= self.touched
+
+
+class _Local:
+    """A state that this process keeps; None if it knows that there is none."""
+
+    __slots__ = ("payload",)
+
+    def __init__(self, payload: bytes | None) -> None:
+        self.payload: Any = payload
+
+
+class _Flush:
+    """What holds an ident's lock here while its changes are written."""
+
+    task: "asyncio.Task[Any] | None" = None
+    locked_since = 0.0
