@@ -88,6 +88,12 @@ class Harness(ABC):
         """
         self.clock.advance(seconds)
 
+    async def published(self) -> None:  # noqa: B027  # most backends have nothing to wait for
+        """Return once every manager on the store reads what any of them has acknowledged.
+
+        Override it for a backend that acknowledges a change first and shares it a little later.
+        """
+
     async def read_raw(self, token: AnyToken) -> bytes | None:
         """Return a record as it is in the store, None if there is none."""
         raise NotImplementedError

@@ -4,9 +4,9 @@ from typing import Any, ClassVar
 
 import fakeredis
 import redis
-from conformance.redis_harness import RedisHarness
 from redis_backend.stores import cluster_url, server_url
 
+from conformance.redis_harness import RedisHarness
 from statemgr.testing import Conformance
 
 
@@ -32,7 +32,9 @@ class ClusterHarness(RedisHarness):
 class FakeHarness(RedisHarness):
     def connect(self) -> Any:
         self.fake = fakeredis.FakeServer()
-        return fakeredis.FakeRedis(server=self.fake)
+        raw = fakeredis.FakeRedis(server=self.fake)
+        raw.eval("return 1", 0)  # loads the interpreter, which takes half a second
+        return raw
 
     def client(self) -> Any:
         return fakeredis.FakeAsyncRedis(server=self.fake)
@@ -43,7 +45,10 @@ class ThroughHarness(ValkeyHarness):
 
 
 class BehindHarness(ValkeyHarness):
-    mode: ClassVar[dict[str, Any]] = {"oplock": "behind"}
+    mode: ClassVar[dict[str, Any]] = {"oplock": "behind", "oplock_hold_time": 1.0}
+
+    async def published(self) -> None:
+        await self.advance(1.1)
 
 
 class TestValkey(Conformance):

@@ -118,7 +118,8 @@ class SingleChannel(Channel):
         return [self._link]
 
     async def dial_any(self) -> Any:
-        return await _connected(self._pool.make_connection())
+        pool: Any = self._pool  # some of its methods have no types
+        return await _connected(pool.make_connection())
 
 
 class ClusterChannel(Channel):
@@ -144,7 +145,6 @@ class ClusterChannel(Channel):
     def _node(self, host: str, port: int) -> Link:
         link = self._nodes.get((host, port))
         if link is None:
-
             dial = functools.partial(self._dial, host, port)
             link = self._nodes[host, port] = Link(
                 dial, self.timeout, self._elsewhere, self._unreachable
@@ -225,7 +225,7 @@ class ClusterChannel(Channel):
     async def dial_any(self) -> Any:
         await self._client.initialize()
         node = self._client.get_random_node()
-        return await self._dial(node.host, node.port)
+        return await self._dial(node.host, int(node.port))
 
     async def close(self, seconds: float) -> None:
         await super().close(seconds)
@@ -261,7 +261,7 @@ class Inbox:
         lost = asyncio.Event()
         wire = Wire(await self._dial(), self._received, lambda *_: lost.set())
         try:
-            wire.write(hiredis.pack_command((b"SUBSCRIBE", self._name)))
+            wire.write(hiredis.pack_command(("SUBSCRIBE", self._name)))
             await lost.wait()
         finally:
             wire.close()

@@ -1,10 +1,10 @@
-"""`Grants`: which idents this process owns in Redis, and which it waits for.
+r"""`Grants`: which idents this process owns in Redis, and which it waits for.
 
 A grant is the process's ownership of an ident. It is asked for under an owner of its own,
 INSTANCE.NUMBER, which makes every step one that can be repeated:
 
     new --acquire--> waiting --message, acquire--> held --release, commit--> gone
-      \\--acquire-------------------------------->/  \\--not renewed in time--> lost
+      \--acquire-------------------------------->/  \--not renewed in time--> lost
 
 The worst races, and what they cost:
 
@@ -22,6 +22,7 @@ another process waits and all those have had their turn who waited here when it 
 """
 
 import asyncio
+import functools
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -38,6 +39,8 @@ _FIRST_LOOK: Final = 0.05  # seconds until a waiter looks by itself
 _LONGEST_LOOK: Final = 0.5
 _SLICE: Final = 0.01  # seconds after which a process hands over, whoever waits here
 _MARGIN: Final = 0.002  # seconds after a lock's expiry at which to look: clocks count in ms
+
+Change = tuple[bytes, bytes, bytes]  # class, record and size, as commit.lua has them
 
 
 class Grant:
@@ -58,6 +61,7 @@ class Grant:
         records: By cache key, the records that were read and not looked into yet.
         payloads: By cache key, the committed states; None where there is none.
         unsaved: By class, states that are acknowledged and not in Redis yet: cache key, payload.
+        saving: Whether a commit is on its way that ends with the use of the lock here.
         touched: Classes whose states are to be renewed with the next commit or release.
     """
 
@@ -77,6 +81,7 @@ class Grant:
         "queued",
         "records",
         "renewed_at",
+        "saving",
         "touched",
         "turn_ends_at",
         "turns",
@@ -90,6 +95,7 @@ class Grant:
         self.key = key
         self.owner = owner
         self.held = self.lost = self.wanted = self.queued = self.called = False
+        self.saving = False
         self.fence = 0
         self.deadline = self.renewed_at = self.turn_ends_at = self.hold_ends_at = 0.0
         self.turns = 0
@@ -322,9 +328,7 @@ class Grants:
             del self._held[owner]
             self._held[owner] = grant
             call = self._channel.call(EXTEND, grant.key, grant.owner, self._term)
-            call.future.add_done_callback(
-                lambda future, grant=grant: self._extended(grant, now, future)
-            )
+            call.future.add_done_callback(functools.partial(self._extended, grant, now))
         if self._held:
             self._renewing = self._clock.call_later(self._lock_expiration / 3, self._renew)
 
@@ -360,13 +364,18 @@ class Grants:
     # Giving up
 
     def commit(
-        self, grant: Grant, changes: Iterable[tuple[bytes, bytes, bytes]], *, keep: bool, rejoin: bool
+        self,
+        grant: Grant,
+        changes: Iterable[tuple[bytes, bytes, bytes]],
+        *,
+        keep: bool,
+        rejoin: bool,
     ) -> tuple[Call, Grant | None]:
         """Write records, and keep the lock or pass it on.
 
         Args:
             grant: Under which to write.
-            changes: Class, record and size for each, as commit.lua has them.
+            changes: What.
             keep: Whether to keep the lock.
             rejoin: Whether to wait for it again at once, after those who wait now.
 

@@ -55,7 +55,18 @@ class Call:
             unless it was sent.
     """
 
-    __slots__ = ("args", "asked_at", "doubtful", "future", "key", "late", "packed", "script", "sent", "sent_at")
+    __slots__ = (
+        "args",
+        "asked_at",
+        "doubtful",
+        "future",
+        "key",
+        "late",
+        "packed",
+        "script",
+        "sent",
+        "sent_at",
+    )
 
     def __init__(
         self,
@@ -133,6 +144,9 @@ class Link:
         self._refresh = refresh
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
+        # The scripts that this connection's server has seen. Asking for one that it does not know
+        # would work too, but then the calls behind it would be done before.
+        self._known: set[Script | None] = set()
         self._outbox: list[Call] = []
         self._sent: deque[Call] = deque()
         self._flushing = False
@@ -171,9 +185,13 @@ class Link:
             return
         self._outbox = []
         now = self._loop.time()
+        known = self._known
         for call in calls:
             call.sent = True
             call.sent_at = now
+            if call.script not in known:
+                known.add(call.script)
+                call.carry_source()
         self._sent.extend(calls)
         self._wire.write(
             calls[0].packed if len(calls) == 1 else b"".join([call.packed for call in calls])
@@ -248,6 +266,7 @@ class Link:
                     pause = min(2 * pause, _LONGEST_PAUSE)
                 else:
                     self._wire = Wire(connection, self._replied, self._lost)
+                    self._known = {None}
                     self._flush()
                     return
         finally:
@@ -299,10 +318,10 @@ class Link:
             call.fail(message, error)
 
     async def drained(self, seconds: float) -> None:
-        """Wait until every call has its reply, at most for these seconds."""
-        end = self._loop.time() + seconds
-        while self.outstanding and self._loop.time() < end:
-            await asyncio.sleep(0.001)
+        """Wait for the replies of all calls, at most for these seconds."""
+        futures = [call.future for call in (*self._sent, *self._outbox)]
+        if futures:
+            await asyncio.wait(futures, timeout=seconds)
 
     async def close(self) -> None:
         """End the connection; calls without a reply fail."""

@@ -15,11 +15,11 @@ import contextlib
 import hashlib
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
 
 from statemgr.backends.redis.channel import Client, channel_to
-from statemgr.backends.redis.grants import Grant, Grants
+from statemgr.backends.redis.grants import Change, Grant, Grants
 from statemgr.backends.redis.keys import Keys, class_of
 from statemgr.backends.redis.link import Call
 from statemgr.backends.redis.scripts import DESCRIBE, READ
@@ -48,9 +48,6 @@ logger = logging.getLogger("statemgr")
 _UNCHANGED: Final = b""  # for commit.lua, in place of a size
 _DROPPED: Final = b"-"
 _SCAN_COUNT: Final = 500  # keys looked at in one step of a scan
-
-# Class, record and size, as commit.lua has them.
-_Change = tuple[bytes, bytes, bytes]
 
 
 class StateManagerRedis(StateManagerExpiration, StateManager):
@@ -184,9 +181,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             self._end(modification.lock_key, grant)
             raise
 
-    async def _own(
-        self, modification: StateModification[Any], tokens: Sequence[AnyToken]
-    ) -> Grant:
+    async def _own(self, modification: StateModification[Any], tokens: Sequence[AnyToken]) -> Grant:
         """Take the ident's lock, here and in Redis, and have the records of these tokens."""
         lock_key, timeout = modification.lock_key, modification.timeout
         modification.grant = None
@@ -200,8 +195,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
                 timeout -= self._monotonic() - since
                 timeout = max(timeout, 0.001)  # its turn has come: a look at the least
         try:
-            if self._refusal is not None:
-                raise self._refused()
+            self._check_usable()  # closed while this waited
             self._raise_failure(lock_key)
             grant = await self._own_remotely(lock_key, tokens, timeout)
         except BaseException:
@@ -348,6 +342,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         call, saving.again = self._grants.commit(
             grant, self._changes(grant, states), keep=keep, rejoin=waited_for and not keep
         )
+        grant.saving = True
         call.late = lambda reply: self._saved_late(saving, reply)
         try:
             reply = await call.future
@@ -363,11 +358,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
 
     def _changes(
         self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]
-    ) -> Iterable[_Change]:
+    ) -> Iterable[Change]:
         """Return what is to be written: these states, and what waits to be."""
-        changes: dict[bytes, _Change] = {
-            name: (name, b"", _UNCHANGED) for name in grant.touched
-        } | {
+        changes: dict[bytes, Change] = {name: (name, b"", _UNCHANGED) for name in grant.touched} | {
             name: (name, self._pack(key, payload), b"%d" % len(payload))
             for name, (key, payload) in grant.unsaved.items()
         }
@@ -386,6 +379,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     def _saved(self, saving: "_Saving", reply: Any) -> bool:
         """Take note of how a commit has ended, and let go of the lock here."""
         grant = saving.grant
+        grant.saving = False
         saved = not isinstance(reply, Exception) and reply[0] == 1
         if saved:
             saving.settle()
@@ -466,9 +460,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             self._lock_released(lock_key)
         self._grants.give_up(lock_key)
         grant = grant or self._granted.get(lock_key)
-        if grant is None:
+        if grant is None or self._refusal is not None:  # close() gives up what there is
             return
-        if not self._keeps or self._refusal is not None:
+        if not self._keeps:
             self._release(grant)
         elif grant.wanted or self._monotonic() >= grant.hold_ends_at:
             self._let_go_soon(grant)
@@ -478,23 +472,24 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if grant.lock_key not in self._locks.holders:
             self._let_go_soon(grant)
 
-    def _let_go_soon(self, grant: Grant) -> "asyncio.Future[None] | None":
+    def _let_go_soon(self, grant: Grant) -> None:
         """Give up a grant that nobody uses here; a body that comes meanwhile waits."""
         lock_key = grant.lock_key
         if self._granted.get(lock_key) is not grant or lock_key in self._locks.holders:
-            return None
+            return
         if not grant.unsaved:
             self._release(grant)
-            return None
-        flushing = _Flush()
-        self._locks.holders[lock_key] = flushing
-        task = asyncio.get_running_loop().create_task(self._flush(grant))
-        self._flushing[lock_key] = task
-        return task
+            return
+        grant.saving = True
+        self._locks.holders[lock_key] = _Flush()
+        self._flushing[lock_key] = asyncio.get_running_loop().create_task(
+            self._flush(grant, self._write_out(grant, keep=False))
+        )
 
-    async def _flush(self, grant: Grant) -> None:
+    async def _flush(self, grant: Grant, written: Awaitable[None]) -> None:
         try:
-            await self._let_go(grant)
+            await written
+            self._release(grant)
         finally:
             del self._flushing[grant.lock_key]
             self._end(grant.lock_key, None)
@@ -505,20 +500,26 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             await self._write_out(grant, keep=False)
         self._release(grant)
 
-    async def _write_out(self, grant: Grant, *, keep: bool) -> None:
-        """Write what is not written yet. An error is kept for whoever comes next."""
+    def _write_out(self, grant: Grant, *, keep: bool) -> Awaitable[None]:
+        """Send what is not written yet, at once; an error is kept for whoever comes next."""
         if grant.lost or not grant.held:
             self._lose(grant)
-            return
+            return self._done
         saving = _Saving(grant, {}, self._monotonic(), keep=keep)
         call, _ = self._grants.commit(grant, self._changes(grant, {}), keep=keep, rejoin=False)
+        return self._await_written(saving, call)
+
+    async def _await_written(self, saving: "_Saving", call: Call) -> None:
         outcome: Any
         try:
             outcome = await asyncio.shield(call.future)
         except BackendUnavailableError as error:
             outcome = error
+        self._written_out(saving, outcome)
+
+    def _written_out(self, saving: "_Saving", outcome: Any) -> None:
         if isinstance(outcome, Exception) or outcome[0] != 1:
-            self._lose(grant, outcome if isinstance(outcome, Exception) else None)
+            self._lose(saving.grant, outcome if isinstance(outcome, Exception) else None)
         else:
             saving.settle()
 
@@ -556,15 +557,21 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             raise failure
 
     def _lock_held_of(self, key: str) -> str | None:
-        return key if key in self._locks.holders else None
+        # One in use is looked at too if it has something to be written.
+        in_use = key in self._locks.holders and not self._granted[key].unsaved
+        return key if in_use else None
 
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
-        """End oplocks whose hold time is over."""
+        """End oplocks whose hold time is over; of those in use, write what they have."""
         for key in keys:
-            self._token_expires_at.pop(key, None)
-            grant = self._granted.get(key)
-            if grant is not None:
+            del self._token_expires_at[key]
+            grant = self._granted[key]
+            if key not in self._locks.holders:
                 self._let_go_soon(grant)
+            else:
+                self._track_token(key, self._monotonic() + self.oplock_hold_time)
+                if not grant.saving:  # else what it has is on its way
+                    await self._write_out(grant, keep=True)
 
     # Reading
 
@@ -631,17 +638,15 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         return _Local(grant.payloads[token.cache_key])
 
     async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
-        unsaved = [grant for grant in self._granted.values() if grant.unsaved]
+        unsaved = [g for g in self._granted.values() if g.unsaved and not g.saving]
         await asyncio.gather(*(self._write_out(grant, keep=True) for grant in unsaved))
         start = StateToken(prefix, object).lock_key if prefix else ""
         seen: set[bytes] = set()
         for link in await self._channel.primaries():
             cursor: Any = 0
             while True:
-                page = self._channel.command_on(
-                    link, b"SCAN", cursor, b"MATCH", self._keys.pattern(start), b"COUNT", _SCAN_COUNT
-                )
-                cursor, keys = await page.future
+                step = (b"SCAN", cursor, b"MATCH", self._keys.pattern(start), b"COUNT", _SCAN_COUNT)
+                cursor, keys = await self._channel.command_on(link, *step).future
                 keys = [key for key in keys if key not in seen]
                 seen.update(keys)
                 calls = [self._channel.call(DESCRIBE, key.decode()) for key in keys]

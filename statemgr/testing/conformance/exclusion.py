@@ -127,6 +127,7 @@ async def stress(harness: Harness, first: StateManager, second: StateManager, *,
     for task in tasks:
         if not task.cancelled():
             task.result()
+    await harness.published()
     saved = [entry for state in await first.get_states(*tokens) for entry in state.entries]
     assert len(saved) == len(set(saved))
     assert acknowledged <= set(saved) <= finished

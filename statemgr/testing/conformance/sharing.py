@@ -32,8 +32,10 @@ class SharingContract(Contract):
         token = StateToken("user-1", Counter)
         for round_ in range(3):
             await increment(first, token)
+            await harness.published()
             assert await second.get_state(token) == Counter(2 * round_ + 1)
             await harness.drive(increment(second, token))
+            await harness.published()
             assert await first.get_state(token) == Counter(2 * round_ + 2)
         assert [info.ident async for info in second.tokens()] == ["user-1"]
 
@@ -56,6 +58,7 @@ class SharingContract(Contract):
 
         await harness.drive(all_changes())
         assert occupancy.most == 1
+        await harness.published()
         for manager in managers:
             assert await manager.get_state(token) == Counter(20)
 
@@ -71,6 +74,7 @@ class SharingContract(Contract):
             assert not task.done()
             counter.value = 1
         await task
+        await harness.published()
         assert await first.get_state(token) == Counter(2)
 
     @requires(Capability.SHARED)
@@ -79,6 +83,7 @@ class SharingContract(Contract):
         first, second = await harness.open(), await harness.open()
         token = StateToken("user-1", Cart)
         await first.set_state(token, Cart(["apple"]))
+        await harness.published()
         with pytest.raises(Stop):
             async with first.modify_state(token) as cart:
                 cart.items.append("pear")
@@ -132,11 +137,13 @@ class SharingContract(Contract):
             await waiting(harness, second, 1)
             counter.value = 1
         await setting
+        await harness.published()
         assert await first.get_state(token) == Counter(5)
         async with second.modify_state(token):
             deleting = harness.spawn(harness.drive(first.delete_state(token)))
             await waiting(harness, first, 1)
         assert await deleting is True
+        await harness.published()
         assert not await second.has_state(token)
         assert await second.get_state(token) == Counter()
 
@@ -163,6 +170,7 @@ class SharingContract(Contract):
         first, second = await harness.open(**options), await harness.open(**options)
         token = StateToken("user-1", Counter)
         await increment(first, token)
+        await harness.published()
         await second.get_state(token)
         with pytest.raises(Stop):
             async with first.modify_state(token):
@@ -189,6 +197,7 @@ class SharingContract(Contract):
             assert counter == Counter(1)
             counter.value += 1
         await task
+        await harness.published()
         assert await second.get_state(token) == Counter(3)
 
     @requires(Capability.SHARED)
