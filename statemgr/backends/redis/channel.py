@@ -261,7 +261,8 @@ class Inbox:
         lost = asyncio.Event()
         wire = Wire(await self._dial(), self._received, lambda *_: lost.set())
         try:
-            wire.write(hiredis.pack_command(("SUBSCRIBE", self._name)))
+            subscribe: tuple[Any, ...] = ("SUBSCRIBE", self._name)
+            wire.write(hiredis.pack_command(subscribe))
             await lost.wait()
         finally:
             wire.close()
