@@ -21,10 +21,11 @@ _AGE = """
 for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   local value = redis.call('HGET', KEYS[1], field)
   if string.sub(field, 1, 2) == 'd:' then
-    local deadline = tonumber(string.sub(value, 1, 15)) - tonumber(ARGV[1])
+    local deadline = tonumber(string.sub(value, 1, 15)) - ARGV[1]
     redis.call('HSET', KEYS[1], field, string.format('%015.0f', deadline) .. string.sub(value, 16))
-  elseif field == 'since' and value ~= '' then
-    redis.call('HSET', KEYS[1], field, string.format('%.0f', tonumber(value) - tonumber(ARGV[1])))
+  elseif field == 'lock' then
+    local start, since, rest = string.match(value, '^(%S* %d+ %d+ )(%d+)( .*)$')
+    redis.call('HSET', KEYS[1], field, start .. (since - ARGV[1]) .. rest)
   end
 end
 """

@@ -146,7 +146,7 @@ class Grants:
         self._keys = keys
         self._clock = clock
         self._lock_expiration = lock_expiration
-        self._keeps = b"1" if keeps else b""
+        self._keeps = b"1" if keeps else b"0"
         self._name = name
         self._on_wanted = on_wanted
         self._term = _ms(lock_expiration)

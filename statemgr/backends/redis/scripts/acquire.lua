@@ -5,60 +5,59 @@
 -- ARGV[2]  for how long the lock is granted, ms
 -- ARGV[3]  how long the first in the queue has to take up a lock that is passed to it, ms
 -- ARGV[4]  1 to wait in the queue if the lock is not free, 0 not to
--- ARGV[5]  1 to be told when somebody waits, else empty
+-- ARGV[5]  1 to be told when somebody waits, else 0
 -- ARGV[6...] classes whose records are wanted
 --
 -- Returns {1, fence, whether others wait (0 or 1), a record or nil for each class} if the lock
 -- is the owner's: also if it was before, as after a lost reply. Else {0, ms that are left to
 -- whoever has it}.
 
-local me, term, claim = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local lock = redis.call(
-  'HMGET', key, 'owner', 'until', 'term', 'wait', 'fence', 'since', 'kept')
-local owner, wait, fence, since = lock[1], lock[4], lock[5], lock[6]
-local held = is_held(owner, lock[2], lock[3])
+local me, term = ARGV[1], ARGV[2]
+local owner, until_, its_term, since, fence, kept, prune, wait =
+  lock_of(redis.call('HGET', key, 'lock'))
+local held = is_held(owner, until_, its_term)
 
 if held and owner ~= me then
   if ARGV[4] == '1' and not waits(wait, me) then
-    wait = (wait and wait ~= '' and wait .. ' ' or '') .. me
-    redis.call('HSET', key, 'wait', wait)
+    redis.call('HSET', key, 'lock',
+      lock_text(owner, until_, its_term, since, fence, kept, prune, joined(wait, me)))
     live_for(term * 2)
   end
-  if lock[7] == '1' then tell(owner) end
-  return {0, tonumber(lock[2]) - now}
+  if kept == '1' then tell(owner) end
+  return {0, until_ - now}
 end
 
 if not held then
-  local heir = first_of(wait)
-  if heir and heir ~= me then
-    -- It has expired, and somebody else is before us.
-    if ARGV[4] == '1' and not waits(wait, me) then wait = wait .. ' ' .. me end
-    local _, fields = passed_on(wait, fence, claim)
-    redis.call('HSET', key, 'since', digits(now), unpack(fields))
-    live_for(term * 2)
-    tell(heir)
-    return {0, claim}
+  since = now
+  if wait ~= '' then
+    local heir = string.match(wait, '^%S+')
+    if heir ~= me then
+      -- It has expired, and somebody else is before us.
+      if ARGV[4] == '1' and not waits(wait, me) then wait = joined(wait, me) end
+      redis.call('HSET', key, 'lock', (passed_on(since, fence, prune, wait, term, ARGV[3])))
+      live_for(term * 2)
+      tell(heir)
+      return {0, tonumber(ARGV[3])}
+    end
+    wait = without(wait, me)
   end
-  fence, since = fence_after(fence), digits(now)
-  wait = heir and without(wait, me) or wait or ''
+  fence = fence_after(fence)
 end
 
-redis.call(
-  'HSET', key, 'owner', me, 'fence', fence, 'since', since, 'until', digits(now + term),
-  'term', term, 'wait', wait, 'kept', ARGV[5])
+redis.call('HSET', key, 'lock',
+  lock_text(me, now + term, term, since, fence, ARGV[5], prune, wait))
 live_for(term * 2)
 
 local reply = {1, fence, wait == '' and 0 or 1}
-local classes = #ARGV - 5
-if classes > 0 then
+if #ARGV > 5 then
   local fields = {}
-  for i = 1, classes do
-    fields[2 * i - 1] = 's:' .. ARGV[5 + i]
-    fields[2 * i] = 'd:' .. ARGV[5 + i]
+  for i = 6, #ARGV do
+    fields[#fields + 1] = 's:' .. ARGV[i]
+    fields[#fields + 1] = 'd:' .. ARGV[i]
   end
   local found = redis.call('HMGET', key, unpack(fields))
-  for i = 1, classes do
-    reply[3 + i] = lives(found[2 * i], true, since) and found[2 * i - 1]
+  for i = 2, #fields, 2 do
+    reply[3 + i / 2] = lives(found[i], true, since) and found[i - 1]
   end
 end
 return reply

@@ -15,59 +15,50 @@
 -- then nothing was written. A commit that was done before, as after a lost reply, is not done
 -- again and returns 1.
 
-local me, number, claim = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
-local term, expiration, heir_of_mine = tonumber(ARGV[4]), tonumber(ARGV[6]), ARGV[7]
+local me, term, expiration = ARGV[1], ARGV[4], ARGV[6]
 local mark = 'c:' .. string.match(me, '^[^.]+')
-local lock = redis.call(
-  'HMGET', key, 'owner', 'until', 'term', 'wait', 'fence', 'since', mark, 'prune')
-local wait = lock[4] or ''
+local before = redis.call('HMGET', key, 'lock', mark)
+local owner, until_, its_term, since, fence, kept, prune, wait = lock_of(before[1])
 
-if lock[7] and tonumber(string.match(lock[7], '^%d+')) >= number then
+if before[2] and tonumber(string.match(before[2], '^%d+')) >= tonumber(ARGV[2]) then
   return {1, wait == '' and 0 or 1}
 end
-if lock[1] ~= me or not is_held(lock[1], lock[2], lock[3]) then return {0} end
+if owner ~= me or not is_held(owner, until_, its_term) then return {0} end
 
-local set, drop = {mark, ARGV[2] .. ':' .. digits(now)}, {}
 local deadline = now + expiration
+local set, drop, due = {mark, ARGV[2] .. ':' .. now}, {}, nil
 for i = 8, #ARGV, 3 do
-  local state, due = 's:' .. ARGV[i], 'd:' .. ARGV[i]
-  local size = ARGV[i + 2]
+  local class, size = ARGV[i], ARGV[i + 2]
   if size == '-' then
-    drop[#drop + 1] = state
-    drop[#drop + 1] = due
+    drop[#drop + 1] = 's:' .. class
+    drop[#drop + 1] = 'd:' .. class
   elseif size == '' then
-    local before = redis.call('HGET', key, due)
-    if lives(before, true, lock[6]) then
-      set[#set + 1] = due
-      set[#set + 1] = deadline_field(deadline, string.sub(before, 16))
+    due = redis.call('HGET', key, 'd:' .. class)
+    if lives(due, true, since) then
+      set[#set + 1] = 'd:' .. class
+      set[#set + 1] = due_text(deadline, string.sub(due, 16))
     end
   else
     local n = #set
-    set[n + 1], set[n + 2] = state, ARGV[i + 1]
-    set[n + 3], set[n + 4] = due, deadline_field(deadline, size)
+    set[n + 1] = 's:' .. class
+    set[n + 2] = ARGV[i + 1]
+    set[n + 3] = 'd:' .. class
+    set[n + 4] = due_text(deadline, size)
   end
 end
 
-local heir
-if ARGV[3] == 'keep' then
-  set[#set + 1], set[#set + 2] = 'until', digits(now + term)
-  set[#set + 1] = 'term'
-  set[#set + 1] = term
+local prunes = tonumber(prune) <= now
+if prunes then prune = now + expiration end
+local keeps, heir, lock = ARGV[3] == 'keep', nil, nil
+if keeps then
+  lock = lock_text(me, now + term, term, since, fence, kept, prune, wait)
 else
-  if heir_of_mine ~= '' then
-    wait = (wait ~= '' and wait .. ' ' or '') .. heir_of_mine
-  end
-  local fields
-  heir, fields = passed_on(wait, lock[5], claim)
-  for _, field in ipairs(fields) do set[#set + 1] = field end
+  if ARGV[7] ~= '' then wait = joined(wait, ARGV[7]) end
+  lock, heir = passed_on(since, fence, prune, wait, term, ARGV[5])
 end
 if #drop > 0 then redis.call('HDEL', key, unpack(drop)) end
-redis.call('HSET', key, unpack(set))
+redis.call('HSET', key, 'lock', lock, unpack(set))
 live_for(math.max(expiration, term * 2))
 if heir then tell(heir) end
-if not lock[8] then
-  redis.call('HSET', key, 'prune', digits(now + expiration))
-elseif tonumber(lock[8]) <= now or #drop > 0 then
-  prune(ARGV[3] == 'keep' or heir, lock[6], term * 2)
-end
+if prunes or #drop > 0 then remove_expired(keeps or heir, since, term * 2) end
 return {1, wait == '' and 0 or 1}

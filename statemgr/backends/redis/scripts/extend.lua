@@ -6,9 +6,11 @@
 --
 -- Returns {1, whether others wait (0 or 1)}; {0} if the owner does not have the lock any more.
 
-local lock = redis.call('HMGET', key, 'owner', 'until', 'term', 'wait')
-if lock[1] ~= ARGV[1] or not is_held(lock[1], lock[2], lock[3]) then return {0} end
-local term = tonumber(ARGV[2])
-redis.call('HSET', key, 'until', digits(now + term), 'term', term)
+local owner, until_, its_term, since, fence, kept, prune, wait =
+  lock_of(redis.call('HGET', key, 'lock'))
+if owner ~= ARGV[1] or not is_held(owner, until_, its_term) then return {0} end
+local term = ARGV[2]
+redis.call('HSET', key, 'lock',
+  lock_text(owner, now + term, term, since, fence, kept, prune, wait))
 live_for(term * 2)
-return {1, (lock[4] or '') == '' and 0 or 1}
+return {1, wait == '' and 0 or 1}

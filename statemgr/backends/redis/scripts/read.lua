@@ -7,29 +7,27 @@
 --
 -- Returns for each class the record, or 1; nil where there is no state.
 
-local expiration = tonumber(ARGV[1])
-local fields = {'owner', 'until', 'term', 'since'}
+local fields, wants_records = {'lock'}, ARGV[2] == '1'
 for i = 3, #ARGV do
   fields[#fields + 1] = 'd:' .. ARGV[i]
-  if ARGV[2] == '1' then fields[#fields + 1] = 's:' .. ARGV[i] end
+  fields[#fields + 1] = wants_records and 's:' .. ARGV[i] or 'lock'
 end
 local found = redis.call('HMGET', key, unpack(fields))
-local held = is_held(found[1], found[2], found[3])
+local owner, until_, term, since = lock_of(found[1])
+local held = is_held(owner, until_, term)
 
-local reply, renewed = {}, {}
-local step = ARGV[2] == '1' and 2 or 1
-for i = 3, #ARGV do
-  local due = found[5 + (i - 3) * step]
-  if lives(due, held, found[4]) then
-    reply[i - 2] = step == 1 and 1 or found[6 + (i - 3) * step]
-    renewed[#renewed + 1] = 'd:' .. ARGV[i]
-    renewed[#renewed + 1] = deadline_field(now + expiration, string.sub(due, 16))
+local expiration, reply, set = tonumber(ARGV[1]), {}, {}
+for i = 2, #fields, 2 do
+  if lives(found[i], held, since) then
+    reply[i / 2] = wants_records and found[i + 1] or 1
+    set[#set + 1] = fields[i]
+    set[#set + 1] = due_text(now + expiration, string.sub(found[i], 16))
   else
-    reply[i - 2] = false
+    reply[i / 2] = false
   end
 end
-if expiration > 0 and #renewed > 0 then
-  redis.call('HSET', key, unpack(renewed))
+if expiration > 0 and #set > 0 then
+  redis.call('HSET', key, unpack(set))
   live_for(expiration)
 end
 return reply

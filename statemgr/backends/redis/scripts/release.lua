@@ -8,31 +8,32 @@
 --
 -- Returns 1 if the owner had the lock, 2 if it waited, 0 if neither.
 
-local me, claim, expiration = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local lock = redis.call('HMGET', key, 'owner', 'until', 'term', 'wait', 'fence', 'since')
-local wait = lock[4]
+local me, expiration = ARGV[1], ARGV[3]
+local owner, until_, term, since, fence, kept, prune, wait =
+  lock_of(redis.call('HGET', key, 'lock'))
 
-if lock[1] ~= me or not is_held(lock[1], lock[2], lock[3]) then
+if owner ~= me or not is_held(owner, until_, term) then
   if not waits(wait, me) then return 0 end
-  redis.call('HSET', key, 'wait', without(wait, me))
+  redis.call('HSET', key, 'lock',
+    lock_text(owner, until_, term, since, fence, kept, prune, without(wait, me)))
   return 2
 end
 
--- The first write is one that a server without memory does too; then it does the others.
-redis.call('HDEL', key, 'kept')
-local heir, set = passed_on(wait, lock[5], claim)
-local deadline = digits(now + expiration)
+local lock, heir = passed_on(since, fence, prune, wait, term, ARGV[2])
+local set = {'lock', lock}
 for i = 4, #ARGV do
-  local before = redis.call('HGET', key, 'd:' .. ARGV[i])
-  if lives(before, true, lock[6]) then
+  local due = redis.call('HGET', key, 'd:' .. ARGV[i])
+  if lives(due, true, since) then
     set[#set + 1] = 'd:' .. ARGV[i]
-    set[#set + 1] = deadline_field(deadline, string.sub(before, 16))
-    live_for(expiration)
+    set[#set + 1] = due_text(now + expiration, string.sub(due, 16))
   end
 end
+-- The first write is one that a server without memory does too; then it does the others.
+redis.call('HDEL', key, '')
 redis.call('HSET', key, unpack(set))
+if #set > 2 then live_for(tonumber(expiration)) end
 if heir then
-  live_for(claim * 2)
+  live_for(ARGV[2] * 2)
   tell(heir)
 end
 return 1
