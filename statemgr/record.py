@@ -40,7 +40,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import SettingsError, StateDecodeError, StateTooLargeError
 
@@ -62,8 +62,7 @@ _SEAL_SIZE = _KEY_ID_SIZE + _SALT_SIZE
 _MAX_SIZE = 2**31 - 1  # what AES-GCM of `cryptography` takes at once
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One state of one token.
 
     Attributes:
@@ -175,8 +174,12 @@ class RecordCodec:
         """
         head, key, body = self._open(data)
         _, _, flags, expires_at, size, _, _ = head
-        name = _decode_key(key)
-        if cache_key is not None and name != cache_key:
+        if cache_key is None:
+            name = _decode_key(key)
+        elif key == _encode_key(cache_key):
+            name = cache_key
+        else:
+            _decode_key(key)  # one that is no text is damaged
             raise StateDecodeError("the record belongs to another token", key=cache_key)
         if flags & _COMPRESSED:
             body = self._decompress(body, size)

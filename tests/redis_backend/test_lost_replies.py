@@ -17,11 +17,12 @@ import pytest
 from statemgr import StateManagerRedis, StateToken
 from statemgr.backends.redis.keys import Keys
 from statemgr.errors import LockTimeoutError
-from statemgr.testing import FaultyProxy
-from statemgr.testing.faults import cancel_at_every_await
-from statemgr.testing.proxy import Command, Link, Streams
+from statemgr.testing.proxy import Command, FaultyProxy, Link, Streams
 from statemgr.testing.servers import Server
 
+AT_ONCE = 8  # scenarios that run side by side
+PATIENCE = 60.0  # seconds after which they hang
+STALL = 0.5  # seconds without a reply after which a connection is given up
 PAIRS = 6  # how far apart two messages that are lost one after the other may be
 
 MODES: dict[str, dict[str, Any]] = {
@@ -246,19 +247,18 @@ SCENARIOS: list[Scenario] = [
 
 @asynccontextmanager
 async def stage(
-    server: Server, proxy: FaultyProxy, mode: dict[str, Any], timeout: float = 5.0
+    server: Server, proxy: FaultyProxy, timeout: float = 5.0, **mode: Any
 ) -> AsyncIterator[tuple[Manager, Manager]]:
-    """Open the two managers; then nothing of a lock or of a wait is left in Redis."""
+    """Open the two managers; afterwards nothing of a lock or of a wait is left in Redis."""
     prefix = f"lost-{next(_numbers)}"
-    url = f"{proxy.url}?socket_timeout={timeout}"
     common: dict[str, Any] = {"key_prefix": prefix, "lock_expiration": 30.0}
     async with Manager(server.url, **common) as other:
+        url = f"{proxy.url}?socket_timeout={timeout}"
         async with Manager(url, **common, **mode) as one:
             yield one, other
-            # Who comes while the first manager is open need not wait until a lock expires.
+            # Who comes while it is open does not wait until a lock expires.
             for token in (A, B):
-                modification = other.modify_state(token, timeout=3)
-                async with modification:
+                async with (modification := other.modify_state(token, timeout=3)):
                     modification.discard()
     with server.client() as client:
         for token in (A, B):
@@ -267,41 +267,52 @@ async def stage(
             client.delete(key)
 
 
+async def compare(manager: Manager, expected: Expected) -> None:
+    for token, state in expected.items():
+        assert await manager.has_state(token) is (state is not None)
+        if state is not None:
+            assert await manager.get_state(token) == state
+
+
 async def play(
     server: Server,
     scenario: Scenario,
-    mode: dict[str, Any],
-    prepare: Callable[[FaultyProxy], asyncio.Event],
-    timeout: float = 5.0,
+    prepare: Callable[[Any], asyncio.Event],
+    kind: type[FaultyProxy] = FaultyProxy,
+    **how: Any,
 ) -> bool:
     """Run a scenario, and compare what is stored then; return whether the fault happened."""
-    async with FaultyProxy("127.0.0.1", server.port) as proxy:
+    async with kind("127.0.0.1", server.port) as proxy:
         happened = prepare(proxy)
-        async with stage(server, proxy, mode, timeout) as (one, other):
+        async with stage(server, proxy, **how) as (one, other):
             expected = await scenario(one, other)
-            one_more = asyncio.ensure_future(one.close())  # flushes what is not written
-            await one_more
-            for token, state in expected.items():
-                assert await other.has_state(token) is (state is not None)
-                if state is not None:
-                    assert await other.get_state(token) == state
+            if one.oplock == "behind":
+                await one.close()  # writes
+            await compare(other, expected)
         return happened.is_set()
 
 
-async def at_every_message(
-    server: Server, scenario: Scenario, mode: dict[str, Any], fault: str
-) -> int:
-    """Run a scenario with a fault at its first message, its second, and so on."""
-    for number in itertools.count(1):
-        try:
-            if not await play(
-                server, scenario, mode, lambda proxy: getattr(proxy, fault)(number)  # noqa: B023
-            ):
+async def at_every_number(run: Callable[[int], Awaitable[bool]]) -> int:
+    """Run something with 1, 2, 3 ... until it says that nothing happened; return the last number.
+
+    Several run side by side, for most of their time is spent waiting.
+    """
+    for first in itertools.count(1, AT_ONCE):
+        numbers = range(first, first + AT_ONCE)
+        async with asyncio.timeout(PATIENCE):
+            results = await asyncio.gather(*map(run, numbers), return_exceptions=True)
+        for number, result in zip(numbers, results, strict=True):
+            if isinstance(result, BaseException):
+                result.add_note(f"at message {number}")
+                raise result
+            if not result:
                 return number - 1
-        except BaseException as error:
-            error.add_note(f"{fault}({number})")
-            raise
     raise AssertionError
+
+
+def losing(fault: str, number: int) -> Callable[[FaultyProxy], asyncio.Event]:
+    """Return what has a proxy lose its Nth message."""
+    return lambda proxy: getattr(proxy, fault)(number)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -311,6 +322,180 @@ async def test_a_message_that_is_lost(
     redis_server: Server, scenario: Scenario, mode: str, fault: str
 ) -> None:
     """Whichever message is lost, all calls succeed, each is done once, and no lock stays."""
-    count = await at_every_message(redis_server, scenario, MODES[mode], fault)
+    count = await at_every_number(
+        lambda number: play(redis_server, scenario, losing(fault, number), **MODES[mode])
+    )
     print(f"FIGURE lost {scenario.__name__} {mode} {fault} {count}")
     assert count >= 5
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("scenario", [holds_to_the_end, holds_in_use], ids=["idle", "in use"])
+async def test_a_message_that_is_lost_when_the_hold_time_ends(
+    redis_server: Server, scenario: Scenario, fault: str
+) -> None:
+    """What an oplock has not written is written once, whichever message is lost."""
+    count = await at_every_number(
+        lambda number: play(redis_server, scenario, losing(fault, number), **MODES["behind"])
+    )
+    print(f"FIGURE lost {scenario.__name__} behind {fault} {count}")
+    assert count >= 5
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("scenario", [changes, turns], ids=["one manager", "both in turn"])
+async def test_two_messages_that_are_lost(
+    redis_server: Server, scenario: Scenario, mode: str
+) -> None:
+    """What is sent again may be lost again; so may what says that it was done."""
+    total = 0
+    for first, second in itertools.product(FAULTS, FAULTS):
+        for apart in range(1, PAIRS + 1):
+
+            def lose(number: int) -> Callable[[FaultyProxy], asyncio.Event]:
+                def prepare(proxy: FaultyProxy) -> asyncio.Event:
+                    getattr(proxy, second)(number + apart)  # noqa: B023
+                    happened: asyncio.Event = getattr(proxy, first)(number)  # noqa: B023
+                    return happened
+
+                return prepare
+
+            total += await at_every_number(
+                lambda number: play(redis_server, scenario, lose(number), **MODES[mode])  # noqa: B023
+            )
+    print(f"FIGURE pairs {scenario.__name__} {mode} {total}")
+
+
+class StallingProxy(FaultyProxy):
+    """A proxy on which a connection stalls for good; those that come after it do not."""
+
+    def link(self, client: Streams, server: Streams) -> Link:
+        self.resume()
+        return super().link(client, server)
+
+    def stall_reply(self, number: int) -> asyncio.Event:
+        """Let the Nth reply, and all after it on its connection, not come."""
+        happened = asyncio.Event()
+        left = itertools.count(number - 1, -1)
+
+        def stalls(command: Command) -> bool:
+            if next(left) == 0:
+                happened.set()
+                self.hold(requests=False)
+            return False
+
+        self.cut_before_request(1, where=stalls)
+        return happened
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "scenario", [changes, turns, deletes, is_waited_for], ids=lambda scenario: scenario.__name__
+)
+async def test_a_connection_that_stalls(
+    redis_server: Server, scenario: Scenario, mode: str
+) -> None:
+    """A connection from which nothing comes any more is replaced, and its calls are sent again."""
+    count = await at_every_number(
+        lambda number: play(
+            redis_server,
+            scenario,
+            lambda proxy: proxy.stall_reply(number),
+            kind=StallingProxy,
+            timeout=STALL,
+            **MODES[mode],
+        )
+    )
+    print(f"FIGURE stalled {scenario.__name__} {mode} {count}")
+    assert count >= 3
+
+
+# Cancelled meanwhile
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cancelled_at", ["request", "reply"])
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("waits", [False, True], ids=["free", "waited for"])
+async def test_cancelled_when_a_message_is_lost(
+    redis_server: Server, mode: str, cancelled_at: str, fault: str, *, waits: bool
+) -> None:
+    """A change that is cancelled as a message of its is lost is done or not, and leaves no lock.
+
+    Then the next ones are done once, in the same manager and in the other one.
+    """
+
+    async def run(number: int) -> bool:
+        async with FaultyProxy("127.0.0.1", redis_server.port) as proxy:
+            async with stage(redis_server, proxy, **MODES[mode]) as (one, other):
+                async with asyncio.TaskGroup() as group:
+                    holding = asyncio.Event()
+                    if waits:
+                        group.create_task(hold(other, holding))
+                        await until(lambda: other.statistics().locks_held > 0)
+                    changing = asyncio.ensure_future(add_twice(one))
+
+                    def cancel(command: Command) -> bool:
+                        if next(left) == 0:
+                            changing.cancel()
+                        return False
+
+                    left = itertools.count(number - 1, -1)
+                    proxy_fault = "cut_before_request" if cancelled_at == "request" else "drop_reply"
+                    getattr(proxy, proxy_fault)(1, where=cancel)
+                    happened = getattr(proxy, fault)(number)
+                    if waits:
+                        await until(lambda: one.statistics().waiters > 0 or changing.done())
+                    holding.set()
+                    await asyncio.wait([changing])
+                assert changing.cancelled() or changing.exception() is None
+                await add(one, timeout=3)
+                await add(other, timeout=3)
+                if one.oplock == "behind":
+                    await one.close()
+                value = (await other.get_state(A)).value - 2 - waits
+                assert value == 2 if not changing.cancelled() else 0 <= value <= 2
+            return bool(happened.is_set())
+
+    count = await at_every_number(run)
+    print(f"FIGURE cancelled {mode} {cancelled_at} {fault} waits={waits} {count}")
+    assert count >= 2
+
+
+async def add_twice(manager: Manager) -> None:
+    await add(manager)
+    await add(manager)
+
+
+async def hold(manager: Manager, end: asyncio.Event) -> None:
+    async with manager.modify_state(A) as counter:
+        counter.value += 1
+        await end.wait()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("nth", [1, 2, 3], ids=lambda nth: f"reply {nth}")
+async def test_cancelled_at_each_await_when_a_reply_is_lost(
+    redis_server: Server, mode: str, nth: int
+) -> None:
+    """Wherever a change is cancelled, the next one is done once, and no lock stays."""
+    ended_at = 0
+
+    async with FaultyProxy("127.0.0.1", redis_server.port) as proxy:
+        async with stage(redis_server, proxy, **MODES[mode]) as (one, other):
+
+            async def prepare() -> None:
+                nonlocal ended_at
+                await add(other, timeout=3)
+                ended_at = (await other.get_state(A)).value
+                proxy.clear_faults()
+                proxy.drop_reply(nth)
+
+            async def check(ended: bool) -> None:
+                await add(other, timeout=3)
+                added = (await other.get_state(A)).value - ended_at - 1
+                assert added == 2 if ended else 0 <= added <= 2
+
+            awaits = await cancel_at_every_await(lambda: add_twice(one), check, prepare)
+    print(f"FIGURE awaits {mode} reply {nth}: {awaits}")
+    assert awaits >= 2

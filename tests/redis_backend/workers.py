@@ -23,6 +23,7 @@ from typing import Any
 from disk import workers
 from disk.programs import PATIENCE, Program, Programs, Zygote
 from disk.workers import Report
+
 from statemgr import StateManagerRedis, StateToken
 from statemgr.backends.redis.channel import Inbox
 from statemgr.backends.redis.link import Link

@@ -1,6 +1,5 @@
 """A record gives back exactly what it was made of, or an error."""
 
-import dataclasses
 import math
 import struct
 import sys
@@ -246,7 +245,7 @@ def test_a_deadline_that_is_not_a_number_is_refused() -> None:
 
 def test_a_record_is_immutable() -> None:
     """It may be shared."""
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         RecordCodec().unpack(RecordCodec().pack("k", b"", 0)).payload = b"x"  # type: ignore[misc]
 
 

@@ -1,7 +1,6 @@
 """`StateRecords`: what is done to the records of states, as jobs that run in the thread."""
 
 import contextlib
-import dataclasses
 import logging
 import os
 import time
@@ -231,7 +230,7 @@ class StateRecords:
         except StateDecodeError as error:
             return error
         if file.renewed_until > record.expires_at:
-            record = dataclasses.replace(record, expires_at=file.renewed_until)
+            record = record._replace(expires_at=file.renewed_until)
         return record
 
     # For readers, who hold no lock

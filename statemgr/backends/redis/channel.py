@@ -5,6 +5,7 @@ it for each connection), or the Cluster node that has the key's slot.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 from abc import ABC, abstractmethod
@@ -15,17 +16,23 @@ import hiredis
 import redis.asyncio
 import redis.asyncio.cluster
 import redis.crc
+import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from statemgr.backends.redis.link import UNREACHABLE, Call, Link
+from statemgr.backends.redis.link import UNREACHABLE, Call, Link, without_arguments
 from statemgr.backends.redis.scripts import Script
 from statemgr.backends.redis.wire import Reply, Wire
+from statemgr.errors import BackendUnavailableError
 
 logger = logging.getLogger("statemgr")
 
 DEFAULT_TIMEOUT: Final = 5.0  # seconds, where the client has no socket_timeout
 _INBOX_PAUSE: Final = 0.1  # seconds until a lost inbox is opened again
+_INBOX_LONGEST_PAUSE: Final = 5.0  # and if the server refuses
+_REFRESH_PAUSE: Final = 0.1  # seconds until the nodes are asked again who has which slot
+_STRAIGHT_HOPS: Final = 3  # redirections that are followed at once: then nodes disagree
+_HOP_PAUSE: Final = 0.05
 
 Client = redis.asyncio.Redis | redis.asyncio.cluster.RedisCluster
 
@@ -83,7 +90,7 @@ class Channel(ABC):
     def listen(self, name: str, on_message: Callable[[bytes], None]) -> None:
         """Listen to a channel from now on; messages that come meanwhile are lost."""
         if self._inbox is None:
-            self._inbox = Inbox(self.dial_any, name, on_message)
+            self._inbox = Inbox(self.dial_any, name, on_message, self.timeout)
 
     @property
     def outstanding(self) -> int:
@@ -94,10 +101,8 @@ class Channel(ABC):
         """Wait for replies, at most for these seconds, and end all connections."""
         if self._inbox is not None:
             await self._inbox.close()
-        for link in self._links():
-            await link.drained(seconds)
-        for link in self._links():
-            await link.close()
+        await asyncio.gather(*(link.drained(seconds) for link in self._links()))
+        await asyncio.gather(*(link.close() for link in self._links()))
 
 
 class SingleChannel(Channel):
@@ -119,7 +124,7 @@ class SingleChannel(Channel):
 
     async def dial_any(self) -> Any:
         pool: Any = self._pool  # some of its methods have no types
-        return await _connected(pool.make_connection())
+        return await _connected(pool.make_connection(), self.timeout)
 
 
 class ClusterChannel(Channel):
@@ -129,16 +134,24 @@ class ClusterChannel(Channel):
         super().__init__(client.get_connection_kwargs().get("socket_timeout") or DEFAULT_TIMEOUT)
         self._client = client
         self._nodes: dict[tuple[str, int], Link] = {}
+        self._moved: dict[int, tuple[str, int]] = {}  # slots that moved since they were asked for
         self._unrouted: list[Call] = []
-        self._refreshing: asyncio.Task[None] | None = None
+        self._routing: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[Exception | None] | None = None
+        self._hops: list[Call] = []  # that wait, since the nodes disagree
+        self._hopping: set[asyncio.TimerHandle] = set()
+        self._closed = False
 
     def _route(self, call: Call) -> None:
         assert call.key is not None  # noqa: S101  # commands without a key name their link
         slot = redis.crc.key_slot(call.key.encode())
+        if self._moved and slot in self._moved:
+            self._node(*self._moved[slot]).submit(call)
+            return
         nodes = self._client.nodes_manager.slots_cache.get(slot)
         if not nodes:
             self._unrouted.append(call)
-            self._refresh_soon()
+            self.refresh_soon()
             return
         self._node(nodes[0].host, int(nodes[0].port)).submit(call)
 
@@ -146,69 +159,101 @@ class ClusterChannel(Channel):
         link = self._nodes.get((host, port))
         if link is None:
             dial = functools.partial(self._dial, host, port)
-            link = self._nodes[host, port] = Link(
-                dial, self.timeout, self._elsewhere, self._unreachable
-            )
+            link = self._nodes[host, port] = Link(dial, self.timeout, host, self)
         return link
 
     async def _dial(self, host: str, port: int) -> Any:
-        node = self._client.get_random_node()  # what it is reached by, all are
-        kwargs = {**node.connection_kwargs, "host": host, "port": port}
-        return await _connected(node.connection_class(**kwargs, retry=Retry(NoBackoff(), 0)))
+        kwargs = self._client.nodes_manager.connection_kwargs
+        node = redis.asyncio.cluster.ClusterNode(host, port, **kwargs)
+        # It has no connections itself: it knows of which class they are, and their arguments.
+        return await _connected(node.connection_class(**node.connection_kwargs), self.timeout)
 
-    def _elsewhere(self, call: Call, text: str) -> bool:
-        """Follow a redirection."""
-        kind, _, address = text.split()[:3]
-        host, _, port = address.rpartition(":")
-        if not host or self._loop.time() - call.asked_at > self.timeout:
-            return False
-        link = self._node(host, int(port))
-        if kind == "ASK":
-            link.submit_asking(call)
+    # What links ask
+
+    def route(self, call: Call) -> None:
+        """See `Router`, as for the others."""
+        if self._closed:
+            call.fail("the manager is closed", None)
         else:
-            link.submit(call)
-            self._refresh_soon()
+            self._route(call)
+
+    def redirect(self, call: Call, link: Link, text: str) -> bool:
+        kind, slot, address = text.split()[:3]
+        host, _, port = address.rpartition(":")
+        # Without a host it is on the machine that said so.
+        host = host.strip("[]") or link.host
+        target = self._client.nodes_manager.remap_host_port(host, int(port))
+        if self._loop.time() - call.asked_at > self.timeout:
+            return False
+        if kind == "ASK":
+            self._node(*target).submit_asking(call)
+            return True
+        self._moved[int(slot)] = target
+        call.hops += 1
+        if call.hops <= _STRAIGHT_HOPS:
+            self._node(*target).submit(call)
+        else:
+            self._hop_later(call)
+        self.refresh_soon()
         return True
 
-    async def _unreachable(self, link: Link) -> None:
-        """Find out who serves the slots now, and send the calls of a link there."""
-        await self._refresh()
-        for call in link.take():
-            if call.key is None:
-                link.submit(call)
+    def _hop_later(self, call: Call) -> None:
+        def hop() -> None:
+            self._hopping.discard(timer)
+            self._hops.remove(call)
+            self.route(call)
+
+        self._hops.append(call)
+        timer = self._loop.call_later(_HOP_PAUSE, hop)
+        self._hopping.add(timer)
+
+    def refresh_soon(self) -> None:
+        if self._routing is None and not self._closed:
+            self._routing = self._loop.create_task(self._refresh_until_known())
+
+    async def _refresh_until_known(self) -> None:
+        end = self._loop.time() + self.timeout
+        try:
+            while (error := await self.refresh()) is not None:
+                if self._loop.time() > end:
+                    self._fail_unrouted("the Cluster cannot be reached", error)
+                    return
+                await asyncio.sleep(_REFRESH_PAUSE)
+        finally:
+            self._routing = None
+        calls, self._unrouted = self._unrouted, []
+        for call in calls:
+            if not self._client.nodes_manager.slots_cache.get(_slot_of(call)):
+                call.fail("no node of the Cluster has the key's slot", None)
             else:
                 self._route(call)
 
-    def _refresh_soon(self) -> None:
+    async def refresh(self) -> Exception | None:
+        # One at a time, whoever asks; and it goes on if one of them is cancelled.
         if self._refreshing is None:
-            self._refreshing = self._loop.create_task(self._refresh_until_known())
-
-    async def _refresh_until_known(self) -> None:
-        try:
-            end = self._loop.time() + self.timeout
-            while True:
-                error = await self._refresh()
-                calls, self._unrouted = self._unrouted, []
-                if error is None:
-                    break
-                if self._loop.time() > end:
-                    for call in calls:
-                        call.fail("the Cluster cannot be reached", error)
-                    return
-                self._unrouted[:0] = calls
-                await asyncio.sleep(_INBOX_PAUSE)
-        finally:
-            self._refreshing = None
-        for call in calls:
-            self._route(call)
+            self._refreshing = self._loop.create_task(self._refresh())
+        return await asyncio.shield(self._refreshing)
 
     async def _refresh(self) -> Exception | None:
+        manager: Any = self._client.nodes_manager
+        moved = dict(self._moved)
         try:
-            await self._client.initialize()
-            await self._client.nodes_manager.initialize()
+            if manager.slots_cache:
+                await manager.initialize()
+            else:
+                await self._client.initialize()
         except UNREACHABLE as error:
-            return error
+            return without_arguments(error)
+        finally:
+            self._refreshing = None
+        # What was learnt meanwhile is newer.
+        self._moved = {slot: node for slot, node in self._moved.items() if moved.get(slot) != node}
         return None
+
+    def _fail_unrouted(self, message: str, error: Exception | None) -> None:
+        calls, self._unrouted = self._unrouted, []
+        for call in calls:
+            call.fail(message, error)
 
     def _links(self) -> Iterable[Link]:
         return list(self._nodes.values())
@@ -216,59 +261,111 @@ class ClusterChannel(Channel):
     @property
     def outstanding(self) -> int:
         """How many calls have no reply yet."""
-        return len(self._unrouted) + super().outstanding
+        return len(self._unrouted) + len(self._hops) + super().outstanding
 
     async def primaries(self) -> list[Link]:
-        await self._client.initialize()
+        await self._find_nodes()
         return [self._node(node.host, int(node.port)) for node in self._client.get_primaries()]
 
     async def dial_any(self) -> Any:
-        await self._client.initialize()
+        await self._find_nodes()
         node = self._client.get_random_node()
         return await self._dial(node.host, int(node.port))
 
+    async def _find_nodes(self) -> None:
+        if not self._client.nodes_manager.slots_cache:
+            error = await self.refresh()
+            if error is not None:
+                raise BackendUnavailableError("the Cluster cannot be reached") from error
+
     async def close(self, seconds: float) -> None:
+        if self._unrouted:
+            await asyncio.wait([call.future for call in self._unrouted], timeout=seconds)
         await super().close(seconds)
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.wait([self._refreshing])
+        self._closed = True
+        for timer in self._hopping:
+            timer.cancel()
+        self._unrouted += self._hops
+        for task in (self._routing, self._refreshing):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        self._fail_unrouted("the manager is closed", None)
+        await asyncio.gather(*(link.close() for link in self._links()))  # made meanwhile
 
 
 class Inbox:
-    """Listen to one channel, over a connection of its own, again when it is lost."""
+    """Listen to one channel, over a connection of its own, again when it is lost.
+
+    Nothing depends on it but how soon a waiter learns of its turn, and a holder that somebody
+    waits. A connection over which nothing comes, not even a reply to PING, is given up.
+    """
 
     def __init__(
         self,
         dial: Callable[[], Any],
         name: str,
         on_message: Callable[[bytes], None],
+        timeout: float,
     ) -> None:
         self._dial = dial
         self._name = name
         self._on_message = on_message
+        self._timeout = timeout
+        self._heard = asyncio.Event()
+        self._error: Exception | None = None  # why it was lost
         self._task = asyncio.get_running_loop().create_task(self._listen())
 
     async def _listen(self) -> None:
+        pause, said = _INBOX_PAUSE, ""
         while True:
             try:
-                await self._listen_once()
-            except UNREACHABLE:
-                # Nothing depends on it but how soon a waiter learns of its turn.
-                logger.debug("the inbox cannot be opened", exc_info=True)
-            await asyncio.sleep(_INBOX_PAUSE)
+                error = await self._listen_once()
+            except (*UNREACHABLE, BackendUnavailableError) as unreachable:
+                error = unreachable
+            except Exception as unforeseen:  # of who makes connections, or gives credentials
+                logger.exception("listening failed in a way that is not foreseen")
+                error = unforeseen
+            error = without_arguments(error)
+            if isinstance(error, redis.exceptions.ResponseError):
+                # It will not pass soon; waiters look by themselves meanwhile.
+                if str(error) != said:
+                    said = str(error)
+                    logger.warning("the server does not let us listen to our channel: %s", said)
+                pause = min(2 * pause, _INBOX_LONGEST_PAUSE)
+            else:
+                logger.debug("the inbox was lost: %s", error)
+                pause = _INBOX_PAUSE
+            await asyncio.sleep(pause)
 
-    async def _listen_once(self) -> None:
-        lost = asyncio.Event()
-        wire = Wire(await self._dial(), self._received, lambda *_: lost.set())
+    async def _listen_once(self) -> Exception:
+        """Listen until the connection is lost, and return why."""
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[Exception] = loop.create_future()
+
+        def on_lost(_: Wire, error: Exception) -> None:
+            if not lost.done():
+                lost.set_result(error)
+
+        connection = await self._dial()
+        wire = Wire(connection, self._received, on_lost)
         try:
-            subscribe: tuple[Any, ...] = ("SUBSCRIBE", self._name)
-            wire.write(hiredis.pack_command(subscribe))
-            await lost.wait()
+            wire.write(_packed(b"SUBSCRIBE", self._name))
+            while not lost.done():
+                self._heard.clear()
+                await asyncio.wait([lost], timeout=self._timeout)
+                if not lost.done() and not self._heard.is_set():
+                    wire.write(_packed(b"PING"))
+                    await asyncio.wait([lost], timeout=self._timeout)
+                    if not self._heard.is_set():
+                        on_lost(wire, TimeoutError(f"no reply within {self._timeout:g} s"))
+            return lost.result()
         finally:
             wire.close()
             await wire.wait_closed()
 
     def _received(self, reply: Reply) -> None:
+        self._heard.set()
         if isinstance(reply, Exception):
             raise reply
         if isinstance(reply, list) and reply[0] == b"message":
@@ -287,11 +384,35 @@ def channel_to(client: Client) -> Channel:
     return SingleChannel(client)
 
 
-async def _connected(connection: Any) -> Any:
-    """Connect; leave nothing behind if that fails."""
+def _packed(*words: Any) -> bytes:
+    packed: bytes = hiredis.pack_command(words)
+    return packed
+
+
+def _slot_of(call: Call) -> int:
+    return redis.crc.key_slot((call.key or "").encode())
+
+
+async def _connected(connection: Any, timeout: float) -> Any:
+    """Connect, once; leave nothing behind if that fails.
+
+    Args:
+        connection: One of redis-py's.
+        timeout: Seconds for what the client says nothing of.
+    """
+    connection.retry = Retry(NoBackoff(), 0)  # links try again, and know for how long
+    connection.maint_notifications_config = None  # spares a command in redis-py 8
+    if connection.socket_timeout is None:
+        connection.socket_timeout = timeout
+    if connection.socket_connect_timeout is None:
+        connection.socket_connect_timeout = timeout
     try:
         await connection.connect()
-    except BaseException:
-        await connection.disconnect(nowait=True)
+    except BaseException as error:
+        with contextlib.suppress(redis.exceptions.RedisError, OSError):
+            await connection.disconnect(nowait=True)
+        clean = without_arguments(error) if isinstance(error, Exception) else error
+        if clean is not error:
+            raise clean from None
         raise
     return connection

@@ -40,7 +40,8 @@ _LONGEST_LOOK: Final = 0.5
 _SLICE: Final = 0.01  # seconds after which a process hands over, whoever waits here
 _MARGIN: Final = 0.002  # seconds after a lock's expiry at which to look: clocks count in ms
 
-Change = tuple[bytes, bytes, bytes]  # class, record and size, as commit.lua has them
+# Class, record, size, and how many ms ago it was used, as commit.lua has them.
+Change = tuple[bytes, bytes, bytes, int]
 
 
 class Grant:
@@ -60,9 +61,11 @@ class Grant:
         hold_ends_at: When an oplock ends.
         records: By cache key, the records that were read and not looked into yet.
         payloads: By cache key, the committed states; None where there is none.
-        unsaved: By class, states that are acknowledged and not in Redis yet: cache key, payload.
+        unsaved: By class, states that are acknowledged and not in Redis yet: cache key,
+            payload, and when that was.
         saving: Whether a commit is on its way that ends with the use of the lock here.
-        touched: Classes whose states are to be renewed with the next commit or release.
+        touched: Classes whose states are to be renewed with the next commit or release, and
+            when they were used.
     """
 
     __slots__ = (
@@ -101,8 +104,8 @@ class Grant:
         self.turns = 0
         self.records: dict[str, bytes | None] = {}
         self.payloads: dict[str, bytes | None] = {}
-        self.unsaved: dict[bytes, tuple[str, bytes]] = {}
-        self.touched: set[bytes] = set()
+        self.unsaved: dict[bytes, tuple[str, bytes, float]] = {}
+        self.touched: dict[bytes, float] = {}
         self.waits_on: asyncio.Future[Any] | None = None  # whatever whoever asks waits for now
         self.failure: StateManagerError | None = None  # what the wait is to end with
         self.pause: asyncio.Future[None] | None = None  # until it is time to ask again
@@ -206,8 +209,10 @@ class Grants:
                     raise grant.failure
                 if not grant.queued or grant.called:
                     grant.called = False
+                    asked_at = self._clock.monotonic()
                     reply = await self._ask(grant, classes, joins)
                     if reply[0] == 1:
+                        self._renewed(grant, asked_at)
                         if not self._clock.monotonic() < grant.deadline:
                             continue  # it took too long: is it still ours?
                         break
@@ -233,11 +238,15 @@ class Grants:
 
     async def reread(self, grant: Grant, classes: Sequence[bytes]) -> list[bytes | None] | None:
         """Return records of an ident that is owned; None if it is not any more."""
-        reply = await self._ask(grant, classes, joins=False)
-        return reply[3:] if reply[0] == 1 and int(reply[1]) == grant.fence else None
-
-    async def _ask(self, grant: Grant, classes: Sequence[bytes], joins: bool) -> Any:
         asked_at = self._clock.monotonic()
+        reply = await self._ask(grant, classes, joins=False)
+        if reply[0] != 1 or int(reply[1]) != grant.fence:
+            return None
+        self._renewed(grant, asked_at)
+        records: list[bytes | None] = reply[3:]
+        return records
+
+    def _ask(self, grant: Grant, classes: Sequence[bytes], joins: bool) -> "asyncio.Future[Any]":
         call = self._channel.call(
             ACQUIRE,
             grant.key,
@@ -249,10 +258,7 @@ class Grants:
             *classes,
         )
         grant.waits_on = call.future
-        reply = await call.future
-        if reply[0] == 1:
-            self._renewed(grant, asked_at)
-        return reply
+        return call.future
 
     def _queue(self, grant: Grant) -> None:
         grant.queued = True
@@ -370,7 +376,7 @@ class Grants:
         *,
         keep: bool,
         rejoin: bool,
-    ) -> tuple[Call, Grant | None]:
+    ) -> Call:
         """Write records, and keep the lock or pass it on.
 
         Args:
@@ -378,9 +384,6 @@ class Grants:
             changes: What.
             keep: Whether to keep the lock.
             rejoin: Whether to wait for it again at once, after those who wait now.
-
-        Returns:
-            The call, and the grant that waits if `rejoin`.
         """
         self._number += 1
         number = self._number
@@ -402,7 +405,7 @@ class Grants:
         if again is not None:
             self._waiting[grant.lock_key] = again
             self._queue(again)
-        return call, again
+        return call
 
     def forget(self, grant: Grant) -> None:
         """Renew a grant no more: it was given up, or is lost."""
@@ -413,8 +416,10 @@ class Grants:
         """Give up a grant, or the wait for it; nobody waits for the reply."""
         self.forget(grant)
         self._unqueue(grant)
+        now = self._clock.monotonic()
+        renewals = [part for name, at in grant.touched.items() for part in (name, age_ms(now, at))]
         call = self._channel.call(
-            RELEASE, grant.key, grant.owner, self._claim, self._expiration, *grant.touched
+            RELEASE, grant.key, grant.owner, self._claim, self._expiration, *renewals
         )
         call.future.add_done_callback(_look_at)
 
@@ -435,6 +440,11 @@ class Grants:
         if self._renewing is not None:
             self._renewing.cancel()
             self._renewing = None
+
+
+def age_ms(now: float, then: float) -> int:
+    """Return how long ago something was, in ms."""
+    return max(0, round((now - then) * 1000))
 
 
 def _ms(seconds: float) -> int:

@@ -11,13 +11,17 @@ itself what became of it the first time:
 
 A refusal that will pass (the server is loading, a fail-over is under way) is waited out; one
 that will not is the caller's.
+
+A call ends once: with its reply, or by `Call.fail`. One that has failed is never sent after that:
+its caller was told that it was not done, or that nobody knows.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import hiredis
 import redis.exceptions
@@ -28,13 +32,20 @@ from statemgr.errors import BackendUnavailableError
 
 logger = logging.getLogger("statemgr")
 
+_BATCH: Final = 16  # calls that are sent before the turn ends: the server is at work meanwhile
 _FIRST_PAUSE: Final = 0.01  # seconds until a connection is tried for again
 _LONGEST_PAUSE: Final = 0.25
 _PASSING: Final = ("LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "FAILOVER")
 _PASSING_PAUSE: Final = 0.05  # seconds until a call is sent again that was refused for a while
+_DIAL_TIMEOUTS: Final = 8  # the most that a dial takes, in timeouts: sentinels are asked in turn
 
 # What redis-py raises when there is no connection to be had, and what asyncio does.
-UNREACHABLE: Final = (redis.exceptions.RedisError, OSError, asyncio.TimeoutError)
+UNREACHABLE: Final = (
+    redis.exceptions.RedisError,
+    redis.exceptions.RedisClusterException,  # is no RedisError
+    OSError,
+    asyncio.TimeoutError,
+)
 _HOPELESS: Final = (
     redis.exceptions.AuthenticationError,
     redis.exceptions.AuthorizationError,
@@ -50,6 +61,7 @@ class Call:
         key: The key that says which server it goes to; None for any.
         packed: The command as it is sent.
         sent: Whether a server may have done it.
+        hops: How often it was sent on to another server for good.
         late: Called with the reply, or the error, if it comes when the future is done: when
             whoever waited was cancelled, or waits no longer. A call without it is dropped then,
             unless it was sent.
@@ -60,6 +72,7 @@ class Call:
         "asked_at",
         "doubtful",
         "future",
+        "hops",
         "key",
         "late",
         "packed",
@@ -82,7 +95,8 @@ class Call:
         self.args = args
         self.asked_at = self.sent_at = asked_at
         self.sent = self.doubtful = False
-        self.late: Callable[[Reply], None] | None = None
+        self.hops = 0
+        self.late: Callable[[Reply], object] | None = None
         if script is None:
             self.packed: bytes = hiredis.pack_command(args)
         else:
@@ -93,6 +107,11 @@ class Call:
         assert self.script is not None  # noqa: S101  # only a script is unknown
         self.packed = hiredis.pack_command((b"EVAL", self.script.source, 1, self.key, *self.args))
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody still wants it done."""
+        return self.late is not None or not self.future.done()
+
     def answer(self, reply: Reply) -> None:
         """Hand over the reply."""
         if not self.future.done():
@@ -101,22 +120,75 @@ class Call:
             self.late(reply)
 
     def fail(self, message: str, cause: Exception | None) -> None:
-        """End without a reply."""
+        """End without a reply. It is not wanted any more."""
+        late, self.late = self.late, None
         if not self.future.done():
             self.future.set_exception(_unavailable(message, cause))
-        elif self.late is not None:
-            self.late(_unavailable(message, cause))
+        elif late is not None:
+            late(_unavailable(message, cause))
+
+    async def ended(self) -> None:
+        """Wait until it has ended, whoever waits for it. Does not wait for a dropped one."""
+        late, loop = self.late, asyncio.get_running_loop()
+        if not self.future.done():
+            await asyncio.wait([self.future])
+        elif late is not None:
+            ended: asyncio.Future[None] = loop.create_future()
+
+            def settle(reply: Reply) -> None:
+                late(reply)
+                if not ended.done():
+                    ended.set_result(None)
+
+            self.late = settle
+            await ended
+
+
+class _Asking(Call):
+    """What has a server serve the call behind it, whose key is just moving there."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Call) -> None:
+        future = asyncio.get_running_loop().create_future()
+        super().__init__(future, None, None, (b"ASKING",), call.asked_at)
+        self.call = call
 
     @property
     def is_wanted(self) -> bool:
-        """Whether anybody still wants it done."""
-        return self.late is not None or not self.future.done()
+        """Whether the call is, too: another one must not be served by mistake."""
+        return self.call.is_wanted and super().is_wanted
+
+
+class Router(Protocol):
+    """Who knows which server has which key, where there are several."""
+
+    def route(self, call: Call) -> None:
+        """Give a call to the link of its server."""
+
+    def redirect(self, call: Call, link: "Link", text: str) -> bool:
+        """Follow a server's redirection, unless that has been tried for too long."""
+
+    def refresh_soon(self) -> None:
+        """Find out who has which key, without anybody waiting for it."""
+
+    async def refresh(self) -> Exception | None:
+        """Find out who has which key; return why that was not possible."""
 
 
 def _unavailable(message: str, cause: Exception | None) -> BackendUnavailableError:
     error = BackendUnavailableError(message)
     error.__cause__ = cause
     return error
+
+
+def without_arguments(error: Exception) -> Exception:
+    """Return an error that quotes no arguments of a command: they may be passwords and states.
+
+    A server does so with a command that it does not know, which may be AUTH.
+    """
+    said, quotes, _ = str(error).partition(", with args beginning with")
+    return type(error)(said) if quotes else error
 
 
 class Link:
@@ -126,22 +198,21 @@ class Link:
         dial: Makes a connection.
         timeout: Seconds after which a server that does not answer is given up, and within
             which a call is sent again.
-        elsewhere: Asked what to do with a call that this server does not serve; returns
-            whether it was taken. None where there is one server only.
-        refresh: Awaited when the server cannot be reached: it may be another one now.
+        host: Where the server is, for redirections that name no host.
+        router: Who knows the other servers. None where there is one server only.
     """
 
     def __init__(
         self,
         dial: Callable[[], Awaitable[Any]],
         timeout: float,
-        elsewhere: "Callable[[Call, str], bool] | None" = None,
-        refresh: "Callable[[Link], Awaitable[None]] | None" = None,
+        host: str = "",
+        router: Router | None = None,
     ) -> None:
         self._dial = dial
         self._timeout = timeout
-        self._elsewhere = elsewhere
-        self._refresh = refresh
+        self.host = host
+        self._router = router
         self._loop = asyncio.get_running_loop()
         self._wire: Wire | None = None
         # The scripts that this connection's server has seen. Asking for one that it does not know
@@ -149,6 +220,9 @@ class Link:
         self._known: set[Script | None] = set()
         self._outbox: list[Call] = []
         self._sent: deque[Call] = deque()
+        self._resting: list[Call] = []  # refused for a while
+        self._rest: asyncio.TimerHandle | None = None
+        self._was_silent = False  # whether the last connection was given up for that
         self._flushing = False
         self._connecting: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
@@ -158,7 +232,7 @@ class Link:
     @property
     def outstanding(self) -> int:
         """How many calls have no reply yet."""
-        return len(self._outbox) + len(self._sent)
+        return len(self._outbox) + len(self._sent) + len(self._resting)
 
     def submit(self, call: Call) -> None:
         """Send a call with the others of this turn of the loop."""
@@ -166,13 +240,15 @@ class Link:
             call.fail("the manager is closed", None)
             return
         self._outbox.append(call)
-        if not self._flushing:
+        if len(self._outbox) >= _BATCH and self._wire is not None:
+            self._flush()
+        elif not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
 
     def submit_asking(self, call: Call) -> None:
         """Send a call to a server that its key is just moving to."""
-        self.submit(Call(self._loop.create_future(), None, None, (b"ASKING",), call.asked_at))
+        self.submit(_Asking(call))
         self.submit(call)
 
     def _flush(self) -> None:
@@ -197,7 +273,10 @@ class Link:
             calls[0].packed if len(calls) == 1 else b"".join([call.packed for call in calls])
         )
         if self._watch is None:
-            self._watch = self._loop.call_later(self._timeout / 4, self._look)
+            self._watch_on()
+
+    def _watch_on(self) -> None:
+        self._watch = self._loop.call_later(self._timeout / 4, self._look)
 
     # Replies
 
@@ -210,14 +289,17 @@ class Link:
         else:
             call.answer(reply)
 
-    def _refused(self, call: Call, error: Exception) -> None:
+    def _refused(self, call: Call, refusal: Exception) -> None:
+        error = without_arguments(refusal)
         text = str(error)
         call.sent = call.doubtful  # it was not done this time
         if not call.is_wanted:
             return
         if text.startswith(("MOVED", "ASK ")):
-            if self._elsewhere is None or not self._elsewhere(call, text):
-                call.fail(f"the server is part of a Cluster: {text}", error)
+            if self._router is None:
+                call.fail(f"the server is part of a Cluster: use redis+cluster:// ({text})", error)
+            elif not self._router.redirect(call, self, text):
+                call.fail(f"the Cluster does not agree on who has a key: {text}", error)
         elif isinstance(error, redis.exceptions.NoScriptError) or text.startswith("NOSCRIPT"):
             call.carry_source()
             self.submit(call)
@@ -225,7 +307,8 @@ class Link:
             # A primary that became a replica; the next connection finds who is it now.
             self._later(call, error)
             if self._wire is not None:
-                self._wire.abort()
+                # Not now: there may be more replies.
+                self._loop.call_soon(self._cut, self._wire, error)
         elif any(word in text for word in _PASSING):
             self._later(call, error)
         else:
@@ -234,12 +317,28 @@ class Link:
     def _later(self, call: Call, error: Exception) -> None:
         if self._is_old(call) or self._closed:
             call.fail(f"the server is not ready: {error}", error)
-        else:
-            self._loop.call_later(_PASSING_PAUSE, self._submit_again, call)
+            return
+        self._resting.append(call)
+        if self._rest is None:
+            self._rest = self._loop.call_later(_PASSING_PAUSE, self._submit_again)
+        if self._router is not None:
+            self._router.refresh_soon()  # somebody else may serve its key by then
 
-    def _submit_again(self, call: Call) -> None:
-        if call.is_wanted:
+    def _submit_again(self) -> None:
+        self._rest = None
+        calls, self._resting = self._resting, []
+        for call in calls:
+            if call.is_wanted:
+                self._route(call)
+
+    def _route(self, call: Call) -> None:
+        """Give a call to the server that has its key now; one without a key stays here."""
+        if isinstance(call, _Asking):
+            return  # who has the key now serves it without
+        if self._router is None or call.key is None:
             self.submit(call)
+        else:
+            self._router.route(call)
 
     def _is_old(self, call: Call) -> bool:
         return self._loop.time() - call.asked_at > self._timeout
@@ -249,28 +348,50 @@ class Link:
     def _connect(self) -> None:
         if self._connecting is None and not self._closed:
             self._connecting = self._loop.create_task(self._reconnect())
+            if self._watch is None:
+                self._watch_on()
 
     async def _reconnect(self) -> None:
         pause = _FIRST_PAUSE
         try:
+            if self._was_silent:
+                await self._look_elsewhere()
             while self._outbox and not self._closed:
                 try:
-                    connection = await self._dial()
+                    async with asyncio.timeout(_DIAL_TIMEOUTS * self._timeout):
+                        connection = await self._dial()
                 except _HOPELESS as error:
-                    self._fail_all("the server does not let us in", error)
+                    self._fail_all(f"the server does not let us in: {error}", error)
                 except UNREACHABLE as error:
-                    if self._refresh is not None:
-                        await self._refresh(self)
+                    await self._look_elsewhere()
                     self._fail_old("the server cannot be reached", error)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
                 else:
                     self._wire = Wire(connection, self._replied, self._lost)
                     self._known = {None}
+                    self._was_silent = False
+                    self._drop_unwanted()
                     self._flush()
                     return
+        except Exception as error:  # of who makes connections, or gives credentials
+            logger.exception("connecting failed in a way that is not foreseen")
+            self._fail_all("the connection cannot be made", error)
         finally:
             self._connecting = None
+
+    async def _look_elsewhere(self) -> None:
+        """Send the calls to who serves their keys now, which may still be this server."""
+        if self._router is not None:
+            await self._router.refresh()
+            for call in self.take():
+                self._route(call)
+
+    def _cut(self, wire: Wire, error: Exception) -> None:
+        """Give a connection up."""
+        if self._wire is wire:
+            wire.close()
+            self._lost(wire, error)
 
     def _lost(self, wire: Wire, error: Exception) -> None:
         self._wire = None
@@ -281,11 +402,14 @@ class Link:
             call.doubtful = True
         self._outbox[:0] = self._sent
         self._sent.clear()
-        self._outbox = [call for call in self._outbox if call.is_wanted]
+        self._drop_unwanted()
         if self._closed:
             self._fail_all("the connection was lost", error)
         elif self._outbox:
             self._connect()
+
+    def _drop_unwanted(self) -> None:
+        self._outbox = [call for call in self._outbox if call.is_wanted]
 
     def take(self) -> list[Call]:
         """Take the calls that wait for a connection: they go elsewhere."""
@@ -296,16 +420,18 @@ class Link:
         """Look for a server that does not answer, and for calls that nobody can answer."""
         self._watch = None
         now = self._loop.time()
-        if self._wire is not None and self._sent and now - self._sent[0].sent_at > self._timeout:
-            self._wire.abort()
         for call in (*self._sent, *self._outbox):
             if now - call.asked_at > 2 * self._timeout:
                 call.fail(
                     "the server does not answer",
                     TimeoutError(f"no reply within {2 * self._timeout:g} s"),
                 )
-        if self._sent or self._outbox:
-            self._watch = self._loop.call_later(self._timeout / 4, self._look)
+        self._drop_unwanted()
+        if self._wire is not None and self._sent and now - self._sent[0].sent_at > self._timeout:
+            self._was_silent = True
+            self._cut(self._wire, TimeoutError(f"no reply within {self._timeout:g} s"))
+        if self._watch is None and (self._sent or self._outbox):
+            self._watch_on()
 
     def _fail_old(self, message: str, error: Exception) -> None:
         for call in self._outbox:
@@ -318,16 +444,18 @@ class Link:
             call.fail(message, error)
 
     async def drained(self, seconds: float) -> None:
-        """Wait for the replies of all calls, at most for these seconds."""
-        futures = [call.future for call in (*self._sent, *self._outbox)]
-        if futures:
-            await asyncio.wait(futures, timeout=seconds)
+        """Wait until all calls have ended, at most for these seconds."""
+        calls = [*self._sent, *self._outbox, *self._resting]
+        with contextlib.suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(call.ended() for call in calls))
 
     async def close(self) -> None:
         """End the connection; calls without a reply fail."""
         self._closed = True
-        if self._watch is not None:
-            self._watch.cancel()
+        for timer in (self._watch, self._rest):
+            if timer is not None:
+                timer.cancel()
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
@@ -337,6 +465,7 @@ class Link:
             self._wire = None
         if self._wires_ending:
             await asyncio.wait(self._wires_ending)
-        self._outbox[:0] = self._sent
+        self._outbox[:0] = [*self._sent, *self._resting]
         self._sent.clear()
+        self._resting.clear()
         self._fail_all("the manager is closed", None)

@@ -15,11 +15,11 @@ import contextlib
 import hashlib
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
 
 from statemgr.backends.redis.channel import Client, channel_to
-from statemgr.backends.redis.grants import Change, Grant, Grants
+from statemgr.backends.redis.grants import Change, Grant, Grants, age_ms
 from statemgr.backends.redis.keys import Keys, class_of
 from statemgr.backends.redis.link import Call
 from statemgr.backends.redis.scripts import DESCRIBE, READ
@@ -197,50 +197,48 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         try:
             self._check_usable()  # closed while this waited
             self._raise_failure(lock_key)
-            grant = await self._own_remotely(lock_key, tokens, timeout)
+            grant = self._granted.get(lock_key)
+            if grant is None or not await self._can_go_on(grant, tokens):
+                queue = self._locks.queues.get(lock_key)
+                waiters = 0 if queue is None else len(queue)
+                classes = [class_of(token) for token in tokens]
+                grant, records = await self._grants.obtain(lock_key, classes, timeout, waiters)
+                for token, record in zip(tokens, records, strict=True):
+                    grant.records[token.cache_key] = record
+                self._granted[lock_key] = grant
+                if self._keeps:
+                    self._hold(grant)
         except BaseException:
             self._end(lock_key, None)
             raise
         modification.grant = grant
         return grant
 
-    async def _own_remotely(
-        self, lock_key: str, tokens: Sequence[AnyToken], timeout: float | None
-    ) -> Grant:
+    async def _can_go_on(self, grant: Grant, tokens: Sequence[AnyToken]) -> bool:
+        """Use a grant that a body before has left, if it is ours to use; else give it up."""
         now = self._monotonic()
-        grant = self._granted.get(lock_key)
-        if grant is not None and (grant.must_go(now) or not grant.is_good(now)):
+        if grant.must_go(now) or not grant.is_good(now):
             await self._let_go(grant)
-            self._raise_failure(lock_key)
-            grant = None
-        if grant is not None:
-            missing = [token for token in tokens if token.cache_key not in grant.payloads]
-            if not missing:
-                grant.turns -= 1
-                return grant
+            self._raise_failure(grant.lock_key)
+            return False
+        missing = [token for token in tokens if token.cache_key not in grant.payloads]
+        if missing:
             records = await self._grants.reread(grant, [class_of(token) for token in missing])
-            if records is not None:
-                grant.turns -= 1
-                for token, record in zip(missing, records, strict=True):
-                    grant.records[token.cache_key] = record
-                return grant
-            self._lose(grant)
-            self._raise_failure(lock_key)
-        queue = self._locks.queues.get(lock_key)
-        grant, records = await self._grants.obtain(
-            lock_key,
-            [class_of(token) for token in tokens],
-            timeout,
-            0 if queue is None else len(queue),
-        )
-        for token, record in zip(tokens, records, strict=True):
-            grant.records[token.cache_key] = record
-        self._granted[lock_key] = grant
-        if self._keeps:
-            now = self._monotonic()
-            grant.hold_ends_at = now + self.oplock_hold_time
-            self._track_token(lock_key, now + min(self.oplock_hold_time, self.token_expiration))
-        return grant
+            if records is None:
+                self._lose(grant)
+                self._raise_failure(grant.lock_key)
+                return False
+            for token, record in zip(missing, records, strict=True):
+                grant.records[token.cache_key] = record
+        grant.turns -= 1
+        return True
+
+    def _hold(self, grant: Grant) -> None:
+        """Have an oplock end in time."""
+        now = self._monotonic()
+        grant.hold_ends_at = now + self.oplock_hold_time
+        held_for = min(self.oplock_hold_time, self.token_expiration)
+        self._track_token(grant.lock_key, now + held_for)
 
     def _load_from(self, grant: Grant, asides: list[Call]) -> Callable[[AnyToken], Any]:
         """Return what makes a state of what the grant has read."""
@@ -289,7 +287,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         tokens = modification.tokens
         payloads = self._encode_states(tokens, modification.states())
         for token, payload in zip(tokens, payloads, strict=True):
-            self._write_later(grant, token, payload)
+            self._write_later(grant, token, payload, now)
         self._end(modification.lock_key, grant)
         return True
 
@@ -301,24 +299,21 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             and now < grant.hold_ends_at
         )
 
-    def _write_later(self, grant: Grant, token: AnyToken, payload: bytes) -> None:
+    def _write_later(self, grant: Grant, token: AnyToken, payload: bytes, now: float) -> None:
         key = token.cache_key
         if grant.payloads.get(key) == payload:
-            grant.touched.add(class_of(token))
+            grant.touched[class_of(token)] = now
         else:
             grant.payloads[key] = payload
-            grant.unsaved[class_of(token)] = key, payload
+            grant.unsaved[class_of(token)] = key, payload, now
 
-    async def _commit(
+    def _commit(
         self, modification: StateModification[Any], payloads: Sequence[bytes]
-    ) -> None:
-        await self._save(
-            modification.grant,
-            {
-                token.cache_key: (class_of(token), payload)
-                for token, payload in zip(modification.tokens, payloads, strict=True)
-            },
-        )
+    ) -> Coroutine[Any, Any, None]:
+        states: dict[str, tuple[bytes, bytes | None]] = {}
+        for token, payload in zip(modification.tokens, payloads, strict=True):
+            states[token.cache_key] = class_of(token), payload
+        return self._save(modification.grant, states)
 
     async def _save(self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]) -> None:
         """Write states, None for those to be dropped, and let go of the lock here.
@@ -338,39 +333,42 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         keep = not grant.must_go(now) and (
             waited_for or (self._keeps and not grant.wanted and now < grant.hold_ends_at)
         )
-        saving = _Saving(grant, states, now, keep=keep)
-        call, saving.again = self._grants.commit(
+        saving = _Saving(self, grant, states, now, keep=keep)
+        call = self._grants.commit(
             grant, self._changes(grant, states), keep=keep, rejoin=waited_for and not keep
         )
         grant.saving = True
-        call.late = lambda reply: self._saved_late(saving, reply)
+        call.late = saving.concluded
         try:
             reply = await call.future
         except asyncio.CancelledError:
             if not call.future.cancelled():  # it came together with the cancel
-                call.late(call.future.exception() or call.future.result())
+                saving.concluded(call.future.exception() or call.future.result())
             raise
         except BackendUnavailableError as error:
-            self._saved(saving, error)
+            saving.concluded(error)
             raise self._uncertain(lock_key, error) if call.sent else error from error.__cause__
-        if not self._saved(saving, reply):
+        if not saving.concluded(reply):
             raise self._expired(lock_key)
 
     def _changes(
         self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]
     ) -> Iterable[Change]:
         """Return what is to be written: these states, and what waits to be."""
-        changes: dict[bytes, Change] = {name: (name, b"", _UNCHANGED) for name in grant.touched} | {
-            name: (name, self._pack(key, payload), b"%d" % len(payload))
-            for name, (key, payload) in grant.unsaved.items()
-        }
+        changes: dict[bytes, Change] = {}
+        now = self._monotonic()
+        for name, touched_at in grant.touched.items():
+            changes[name] = name, b"", _UNCHANGED, age_ms(now, touched_at)
+        for name, (key, unsaved, changed_at) in grant.unsaved.items():
+            age = age_ms(now, max(changed_at, grant.touched.get(name, changed_at)))
+            changes[name] = name, self._pack(key, unsaved), b"%d" % len(unsaved), age
         for key, (name, payload) in states.items():
             if payload is None:
-                changes[name] = name, b"", _DROPPED
-            elif payload == grant.payloads.get(key):
-                changes.setdefault(name, (name, b"", _UNCHANGED))
+                changes[name] = name, b"", _DROPPED, 0
+            elif payload == grant.payloads.get(key) and name not in grant.unsaved:
+                changes[name] = name, b"", _UNCHANGED, 0
             else:
-                changes[name] = name, self._pack(key, payload), b"%d" % len(payload)
+                changes[name] = name, self._pack(key, payload), b"%d" % len(payload), 0
         return changes.values()
 
     def _pack(self, cache_key: str, payload: bytes) -> bytes:
@@ -396,10 +394,6 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             self._end(grant.lock_key, None)
         return saved
 
-    def _saved_late(self, saving: "_Saving", reply: Any) -> None:
-        """Do it for a body that was cancelled meanwhile."""
-        self._saved(saving, reply)
-
     def _expired(self, lock_key: str) -> LockExpiredError:
         return LockExpiredError(
             f"the lock of {self._redaction.ident(lock_key)} was lost, and nothing was written: "
@@ -422,7 +416,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self._end(modification.lock_key, grant)
 
     def _touch(self, grant: Grant, tokens: Iterable[AnyToken]) -> None:
-        grant.touched.update(map(class_of, tokens))
+        now = self._monotonic()
+        for token in tokens:
+            grant.touched[class_of(token)] = now
 
     def _fence_of(self, modification: StateModification[Any]) -> int | None:
         grant: Grant = modification.grant
@@ -432,8 +428,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         token = modification.token
         payload = self._encode(token, modification.state)
         grant = await self._own(modification, ())
-        if self._may_write_later(grant, self._monotonic()):
-            self._write_later(grant, token, payload)
+        now = self._monotonic()
+        if self._may_write_later(grant, now):
+            self._write_later(grant, token, payload, now)
             self._end(token.lock_key, grant)
         else:
             await self._save(grant, {token.cache_key: (class_of(token), payload)})
@@ -505,8 +502,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if grant.lost or not grant.held:
             self._lose(grant)
             return self._done
-        saving = _Saving(grant, {}, self._monotonic(), keep=keep)
-        call, _ = self._grants.commit(grant, self._changes(grant, {}), keep=keep, rejoin=False)
+        saving = _Saving(self, grant, {}, self._monotonic(), keep=keep)
+        call = self._grants.commit(grant, self._changes(grant, {}), keep=keep, rejoin=False)
         return self._await_written(saving, call)
 
     async def _await_written(self, saving: "_Saving", call: Call) -> None:
@@ -564,7 +561,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
         """End oplocks whose hold time is over; of those in use, write what they have."""
         for key in keys:
-            del self._token_expires_at[key]
+            if self._token_expires_at.pop(key, None) is None:
+                continue  # given up since the purge began
             grant = self._granted[key]
             if key not in self._locks.holders:
                 self._let_go_soon(grant)
@@ -609,7 +607,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             else:
                 found[number] = local if local.payload is not None else None
                 if expiration:
-                    self._granted[token.lock_key].touched.add(class_of(token))
+                    self._touch(self._granted[token.lock_key], (token,))
         calls = [
             self._channel.call(
                 READ,
@@ -638,8 +636,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         return _Local(grant.payloads[token.cache_key])
 
     async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
-        unsaved = [g for g in self._granted.values() if g.unsaved and not g.saving]
-        await asyncio.gather(*(self._write_out(grant, keep=True) for grant in unsaved))
+        changed = [g for g in self._granted.values() if (g.unsaved or g.touched) and not g.saving]
+        await asyncio.gather(*(self._write_out(grant, keep=True) for grant in changed))
         start = StateToken(prefix, object).lock_key if prefix else ""
         seen: set[bytes] = set()
         for link in await self._channel.primaries():
@@ -702,28 +700,33 @@ class _Saving:
     """A commit that is on its way.
 
     Attributes:
+        states: What a body has changed.
         unsaved: What it writes of what was acknowledged before.
         touched: What it renews.
-        again: The grant that waits in the queue from then on.
     """
 
-    __slots__ = ("again", "asked_at", "grant", "keep", "states", "touched", "unsaved")
+    __slots__ = ("_manager", "asked_at", "grant", "keep", "states", "touched", "unsaved")
 
     def __init__(
         self,
+        manager: StateManagerRedis,
         grant: Grant,
         states: dict[str, tuple[bytes, bytes | None]],
         asked_at: float,
         *,
         keep: bool,
     ) -> None:
+        self._manager = manager
         self.grant = grant
         self.states = states
         self.asked_at = asked_at
         self.keep = keep
-        self.unsaved = dict(grant.unsaved)
-        self.touched = set(grant.touched)
-        self.again: Grant | None = None
+        self.unsaved = grant.unsaved.copy()
+        self.touched = grant.touched.copy()
+
+    def concluded(self, reply: Any) -> bool:
+        """Have the manager take note of the reply, or error; return whether it was saved."""
+        return self._manager._saved(self, reply)
 
     def settle(self) -> None:
         """Have the grant know what was written."""
@@ -734,7 +737,9 @@ class _Saving:
         for name, unsaved in self.unsaved.items():
             if grant.unsaved.get(name) == unsaved:
                 del grant.unsaved[name]
-        grant.touched -= self.touched
+        for name, touched_at in self.touched.items():
+            if grant.touched.get(name) == touched_at:
+                del grant.touched[name]
 
 
 class _Local:

@@ -50,6 +50,9 @@ class Wire(asyncio.Protocol):
             )
             self._stream = self._transport.get_protocol()
             self._transport.set_protocol(self)
+            # NOTE: before the handover redis-py's protocol was told of the end; nobody tells us.
+            if self._transport.is_closing() or connection._reader.at_eof():
+                asyncio.get_running_loop().call_soon(self._ended_before)
 
     def write(self, data: bytes) -> None:
         """Send bytes; what cannot be sent now is sent when it can."""
@@ -75,6 +78,10 @@ class Wire(asyncio.Protocol):
         if self._reading is not None:
             await asyncio.wait([self._reading])
         await self._connection.disconnect(nowait=True)
+
+    def _ended_before(self) -> None:
+        self._transport.abort()
+        self._end(ConnectionResetError("the server closed the connection"))
 
     # What the transport calls
 

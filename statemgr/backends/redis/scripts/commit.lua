@@ -8,8 +8,9 @@
 -- ARGV[5]  how long the first in the queue has to take up a lock that is passed to it, ms
 -- ARGV[6]  after how long the states expire, ms
 -- ARGV[7]  the owner that waits in the queue from now on, or empty
--- ARGV[8...] for each class: the class, its record, the size of its state in bytes. An empty
---          size: the state is as it was and is renewed. A size of '-': the state is dropped.
+-- ARGV[8...] for each class: the class, its record, the size of its state in bytes, and how many
+--          ms ago it was used: it expires from then on. An empty size: the state is as it was
+--          and is renewed. A size of '-': the state is dropped.
 --
 -- Returns {1, whether others wait (0 or 1)}; {0} if the owner does not have the lock any more:
 -- then nothing was written. A commit that was done before, as after a lost reply, is not done
@@ -25,10 +26,9 @@ if before[2] and tonumber(string.match(before[2], '^%d+')) >= tonumber(ARGV[2]) 
 end
 if owner ~= me or not is_held(owner, until_, its_term) then return {0} end
 
-local deadline = now + expiration
 local set, drop, due = {mark, ARGV[2] .. ':' .. now}, {}, nil
-for i = 8, #ARGV, 3 do
-  local class, size = ARGV[i], ARGV[i + 2]
+for i = 8, #ARGV, 4 do
+  local class, size, deadline = ARGV[i], ARGV[i + 2], now + expiration - ARGV[i + 3]
   if size == '-' then
     drop[#drop + 1] = 's:' .. class
     drop[#drop + 1] = 'd:' .. class
@@ -36,7 +36,7 @@ for i = 8, #ARGV, 3 do
     due = redis.call('HGET', key, 'd:' .. class)
     if lives(due, true, since) then
       set[#set + 1] = 'd:' .. class
-      set[#set + 1] = due_text(deadline, string.sub(due, 16))
+      set[#set + 1] = renewed(due, deadline)
     end
   else
     local n = #set

@@ -42,6 +42,11 @@ local function due_text(deadline, size)
   return string.format('%015.0f', deadline) .. size
 end
 
+-- Another d: field for the same state, whose deadline does not come sooner.
+local function renewed(due, deadline)
+  return due_text(math.max(deadline, tonumber(string.sub(due, 1, 15))), string.sub(due, 16))
+end
+
 local function waits(wait, owner)
   return string.find(' ' .. wait .. ' ', ' ' .. owner .. ' ', 1, true)
 end

@@ -4,7 +4,8 @@
 -- ARGV[1]  the owner
 -- ARGV[2]  how long the first in the queue has to take up a lock that is passed to it, ms
 -- ARGV[3]  after how long the states expire, ms
--- ARGV[4...] classes whose states, where there are any, are renewed if the lock was held
+-- ARGV[4...] for each class whose state, where there is one, is renewed if the lock was held: the
+--          class, and how many ms ago it was used
 --
 -- Returns 1 if the owner had the lock, 2 if it waited, 0 if neither.
 
@@ -21,11 +22,11 @@ end
 
 local lock, heir = passed_on(since, fence, prune, wait, term, ARGV[2])
 local set = {'lock', lock}
-for i = 4, #ARGV do
+for i = 4, #ARGV, 2 do
   local due = redis.call('HGET', key, 'd:' .. ARGV[i])
   if lives(due, true, since) then
     set[#set + 1] = 'd:' .. ARGV[i]
-    set[#set + 1] = due_text(now + expiration, string.sub(due, 16))
+    set[#set + 1] = renewed(due, now + expiration - ARGV[i + 1])
   end
 end
 -- The first write is one that a server without memory does too; then it does the others.

@@ -1,0 +1,402 @@
+"""Servers that go away in the middle of the work, and what the work is worth then."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import redis.crc
+
+from redis_backend.conftest import NAMES, named_server
+from statemgr import StateManagerRedis, StateToken
+from statemgr.errors import BackendUnavailableError, CommitUncertainError, LockExpiredError
+from statemgr.testing.servers import DEFAULT, ClusterSetup, SentinelSetup, Server
+
+# `make chaos` has the long forms.
+OUTAGES = 2  # of one server, in a row
+MOVES = 3  # of a slot
+
+IDENTS = [f"i{number}" for number in range(6)]
+TASKS = 4  # for each manager
+LOCK = 2.0  # seconds: lock_expiration
+TIMEOUTS = "socket_timeout=0.5&socket_connect_timeout=0.5"
+
+# All that a caller may see of an outage.
+EXPECTED = (BackendUnavailableError, CommitUncertainError, LockExpiredError)
+
+
+@dataclass
+class Count:
+    n: int = 0
+
+
+def token(ident: str) -> StateToken[Count]:
+    return StateToken(ident, Count)
+
+
+class Load:
+    """Tasks of two managers that count up, and note what they were told.
+
+    Attributes:
+        attempted: By ident, how many bodies have ended.
+        acknowledged: By ident, the values that were acknowledged, in their order.
+        errors: By type, what was raised.
+        overlaps: How often a body began while another one of the same ident was running.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = f"{url}?{TIMEOUTS}"
+        self.attempted: Counter[str] = Counter()
+        self.acknowledged: dict[str, list[int]] = defaultdict(list)
+        self.errors: Counter[str] = Counter()
+        self.overlaps = 0
+        self.total = 0
+        self._inside: Counter[str] = Counter()
+        self._ended = asyncio.Event()
+        self._moved = asyncio.Event()
+
+    def manager(self, **options: Any) -> StateManagerRedis:
+        return StateManagerRedis(self.url, lock_expiration=LOCK, key_prefix="load", **options)
+
+    async def __aenter__(self) -> "Load":
+        self._managers = [self.manager(), self.manager()]
+        self._tasks = [
+            asyncio.create_task(self._count(manager, number))
+            for manager in self._managers
+            for number in range(TASKS)
+        ]
+        await self.progress()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ended.set()
+        try:
+            await asyncio.gather(*self._tasks)
+        finally:
+            for manager in self._managers:
+                await manager.close()
+
+    async def _count(self, manager: StateManagerRedis, number: int) -> None:
+        turn = number
+        while not self._ended.is_set():
+            turn += 1
+            ident = IDENTS[turn % len(IDENTS)]
+            try:
+                async with manager.modify_state(token(ident)) as state:
+                    self._inside[ident] += 1
+                    self.overlaps += self._inside[ident] > 1
+                    try:
+                        value = state.n = state.n + 1
+                        await asyncio.sleep(0.0005)
+                        self.attempted[ident] += 1
+                    finally:
+                        self._inside[ident] -= 1
+            except EXPECTED as error:
+                self.errors[type(error).__name__] += 1
+                continue
+            self.acknowledged[ident].append(value)
+            self.total += 1
+            self._moved.set()
+
+    async def progress(self, changes: int = 40) -> None:
+        """Wait until so many more changes are acknowledged: nobody helps them."""
+        end = self.total + changes
+        async with asyncio.timeout(20):
+            while self.total < end:
+                self._moved.clear()
+                ended, _ = await asyncio.wait(
+                    [asyncio.create_task(self._moved.wait()), *self._tasks],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in ended:
+                    task.result()
+
+    async def final(self) -> dict[str, int]:
+        """Return what there is of each ident at the end, and see that all locks are free."""
+        async with self.manager() as manager:
+            found = {}
+            for ident in IDENTS:
+                # A release that was sent while nobody listened: the lock ends by itself.
+                async with manager.modify_state(token(ident), timeout=LOCK + 1) as state:
+                    found[ident] = state.n
+            return found
+
+    async def check(self, *, lost: bool, overlaps: bool) -> None:
+        """Check the end, and print it.
+
+        Args:
+            lost: Whether the server may have lost what was acknowledged.
+            overlaps: Whether it may have lost locks: then a body may run beside another one.
+        """
+        final = await self.final()
+        missing = {
+            ident: len(set(self.acknowledged[ident])) - final[ident]
+            for ident in IDENTS
+            if final[ident] < len(set(self.acknowledged[ident]))
+        }
+        print(
+            f"{self.total} acknowledged, {dict(self.errors)}, {self.overlaps} overlaps, "
+            f"{sum(self.attempted.values())} attempted, {sum(final.values())} there, "
+            f"missing {missing}"
+        )
+        for ident in IDENTS:
+            assert final[ident] <= self.attempted[ident]
+            if not lost:
+                values = self.acknowledged[ident]
+                assert len(values) == len(set(values)), "two were told of the same change"
+                assert final[ident] >= len(values)
+        assert overlaps or not self.overlaps
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.to_thread(function, *arguments)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "path"])
+@pytest.mark.parametrize("killed", [False, True])
+async def test_nothing_is_lost_by_a_restart_with_persistence(name: str, killed: bool) -> None:
+    """With appendfsync always a restart loses nothing, by SIGTERM or by SIGKILL.
+
+    The locks are kept with the states: no body ever runs beside another one of its ident.
+    """
+    with Server(named_server(name), appendonly=True, appendfsync="always") as server:
+        async with Load(server.url) as load:
+            for _ in range(OUTAGES):
+                if killed:
+                    await in_thread(server.kill)
+                await in_thread(server.restart)
+                await load.progress()
+        await load.check(lost=False, overlaps=False)
+
+
+async def test_restart_without_persistence_loses_states_and_locks(redis_server: Server) -> None:
+    """Without persistence a restart loses all, and the holder is told so; later calls work."""
+    with Server(named_server(DEFAULT)) as server:
+        url = f"{server.url}?{TIMEOUTS}"
+        async with StateManagerRedis(url) as manager, StateManagerRedis(url) as other:
+            await manager.set_state(token("a"), Count(5))
+            with pytest.raises(LockExpiredError):
+                async with manager.modify_state(token("a")) as state:
+                    state.n += 1
+                    await in_thread(server.restart)
+            assert await manager.get_state(token("a")) == Count(0)
+            for each in (other, manager):
+                async with each.modify_state(token("a"), timeout=1) as state:
+                    state.n += 1
+            assert await manager.get_state(token("a")) == Count(2)
+
+
+async def test_waiter_gets_the_lock_after_a_restart() -> None:
+    """Who waits in the queue when a server without persistence restarts is served, too."""
+    with Server(named_server(DEFAULT)) as server:
+        url = f"{server.url}?{TIMEOUTS}"
+        async with StateManagerRedis(url) as manager, StateManagerRedis(url) as other:
+
+            async def wait() -> int:
+                async with other.modify_state(token("a"), timeout=10) as state:
+                    state.n += 1
+                    return state.n
+
+            async with asyncio.timeout(20):
+                with pytest.raises(LockExpiredError):
+                    async with manager.modify_state(token("a")) as state:
+                        state.n = 50
+                        waiter = asyncio.create_task(wait())
+                        while not other._grants.waiting:
+                            await asyncio.sleep(0.005)
+                        await in_thread(server.restart)
+                        assert await waiter == 1  # it is nobody's lock now
+            assert await manager.get_state(token("a")) == Count(1)
+
+
+async def test_errors_while_a_server_is_down_come_in_time() -> None:
+    """While the server is down each call fails with BackendUnavailableError, and none hangs."""
+    with Server(named_server(DEFAULT)) as server:
+        async with StateManagerRedis(f"{server.url}?{TIMEOUTS}") as manager:
+            await manager.set_state(token("a"), Count(5))
+            await in_thread(server.kill)
+
+            async def change() -> None:
+                async with manager.modify_state(token("a")):
+                    raise AssertionError("a body ran without the lock")
+
+            async def tokens() -> None:
+                async for _ in manager.tokens():
+                    pass
+
+            calls: list[Callable[[], Awaitable[Any]]] = [
+                change,
+                tokens,
+                lambda: manager.get_state(token("a")),
+                lambda: manager.get_states(token("a"), token("b")),
+                lambda: manager.set_state(token("a"), Count(6)),
+                lambda: manager.delete_state(token("a")),
+                lambda: manager.touch(token("a")),
+            ]
+            async with asyncio.timeout(10):
+                results = await asyncio.gather(*(c() for c in calls), return_exceptions=True)
+            assert {type(result) for result in results} == {BackendUnavailableError}
+            await in_thread(server.restart)
+            await manager.set_state(token("a"), Count(1))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_sentinel_fail_over_under_load(sentinel_setup: SentinelSetup, killed: bool) -> None:
+    """A fail-over is followed without help.
+
+    Replication does not wait: what the old primary had acknowledged and not sent on is lost, and
+    so are locks. But what the new primary has acknowledged is there.
+    """
+    async with Load(sentinel_setup.url) as load:
+        if killed:
+            old = sentinel_setup.primary.port
+            await in_thread(sentinel_setup.primary.kill)
+            await in_thread(sentinel_setup.wait_for_new_primary, old)
+        else:
+            await in_thread(sentinel_setup.failover)
+        await load.progress()
+        since = Settled(load)
+        await load.progress(100)
+    await load.check(lost=True, overlaps=True)
+    await since.check()
+
+
+class Settled:
+    """What has been acknowledged since all of an outage was over."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._before = {ident: len(load.acknowledged[ident]) for ident in IDENTS}
+
+    async def check(self) -> None:
+        final = await self._load.final()
+        for ident, before in self._before.items():
+            values = self._load.acknowledged[ident][before + TASKS :]  # some were on their way
+            assert len(values) == len(set(values)), "two were told of the same change"
+            assert final[ident] >= max(values, default=0)
+
+
+@pytest.fixture(scope="module")
+def replicated_cluster() -> Any:
+    with ClusterSetup(named_server(DEFAULT), replicas=True) as cluster:
+        yield cluster
+
+
+async def test_killed_primary_of_a_cluster(replicated_cluster: ClusterSetup) -> None:
+    """When a primary of a Cluster is killed, its replica is found without help; as above."""
+    cluster = replicated_cluster
+    async with Load(cluster.url) as load:
+        await in_thread(cluster.primaries[0].kill)
+        async with asyncio.timeout(20):
+            while any(  # each ident was changed since, so its slot is served
+                not load.acknowledged[ident] for ident in IDENTS
+            ) or not await in_thread(_is_served, cluster):
+                await asyncio.sleep(0.05)
+        await load.progress()
+        since = Settled(load)
+        await load.progress(200)
+    await load.check(lost=True, overlaps=True)
+    await since.check()
+    async with load.manager() as manager:
+        assert len([info async for info in manager.tokens()]) == len(IDENTS)
+
+
+def _is_served(cluster: ClusterSetup) -> bool:
+    return all(
+        "cluster_state:ok" in node.command("CLUSTER", "INFO").decode()
+        for node in cluster.nodes
+        if node.is_running
+    )
+
+
+def slot_of(ident: str) -> int:
+    key = f"load:{{{token(ident).lock_key}}}"
+    return redis.crc.key_slot(key.encode())
+
+
+async def test_slots_that_move_under_load(cluster_setup: ClusterSetup) -> None:
+    """A slot moves from node to node under load, and nothing at all is lost.
+
+    It stays half moved for a while: the lock and the states of its ident are at one node or the
+    other, as a whole, and who asks the wrong one is sent to the other.
+    """
+    cluster = cluster_setup
+    async with Load(cluster.url) as load:
+        for move in range(MOVES):
+            for ident in IDENTS[:2]:
+                slot = slot_of(ident)
+                source = await in_thread(cluster.owner, slot)
+                index = cluster.primaries.index(source)
+                target = cluster.primaries[(index + 1 + move % 2) % 3]
+                moving = await in_thread(cluster.begin_migration, slot, source, target)
+                await load.progress(20)
+                await in_thread(moving.move_keys)
+                await load.progress(20)  # all of them are at the target, by ASK
+                while await in_thread(source.command, "CLUSTER", "COUNTKEYSINSLOT", slot):
+                    await in_thread(moving.move_keys)
+                await in_thread(moving.finish)
+        await load.progress()
+    await load.check(lost=False, overlaps=False)
+    assert not load.errors
+
+
+async def test_new_ident_in_a_half_moved_slot(cluster_setup: ClusterSetup) -> None:
+    """An ident that is new in a slot on its way begins at the target, first use and all."""
+    cluster = cluster_setup
+    slot = slot_of("fresh")
+    source = await in_thread(cluster.owner, slot)
+    target = next(node for node in cluster.primaries if node is not source)
+    moving = await in_thread(cluster.begin_migration, slot, source, target)
+    async with StateManagerRedis(cluster.url, key_prefix="load") as manager:
+        for _ in range(3):
+            async with manager.modify_state(token("fresh")) as state:
+                state.n += 1
+        assert await manager.get_state(token("fresh")) == Count(3)
+        assert await in_thread(target.command, "DBSIZE") == 1
+        await in_thread(target.command, "SCRIPT", "FLUSH")
+        async with manager.modify_state(token("fresh")) as state:
+            state.n += 1
+        await in_thread(moving.finish)
+        assert await manager.get_state(token("fresh")) == Count(4)
+        await in_thread(cluster.migrate_slot, slot, target, source)
+        assert await manager.get_state(token("fresh")) == Count(4)
+
+
+async def test_stopped_primary_of_a_cluster_is_given_up(
+    replicated_cluster: ClusterSetup,
+) -> None:
+    """A primary that stands still, without closing a connection, is left for its replica."""
+    cluster = replicated_cluster
+    running = [node for node in cluster.nodes if node.is_running]
+    async with Load(cluster.url) as load:
+        stopped = await in_thread(_current_primary, cluster, running)
+        await in_thread(stopped.stop_process)
+        try:
+            others = [node for node in running if node is not stopped]
+            async with asyncio.timeout(20):
+                while not await in_thread(_has_failed_over, others, stopped):
+                    await asyncio.sleep(0.05)
+            await load.progress(200)
+        finally:
+            await in_thread(stopped.continue_process)
+        await load.progress(200)
+    await load.check(lost=True, overlaps=True)
+
+
+def _current_primary(cluster: ClusterSetup, running: list[Server]) -> Server:
+    """Return a primary that has a replica that runs."""
+    return next(
+        primary
+        for primary, replica in zip(cluster.primaries, cluster.replicas, strict=True)
+        if primary in running and replica in running and primary.command("ROLE")[0] == b"master"
+    )
+
+
+def _has_failed_over(others: list[Server], stopped: Server) -> bool:
+    lines = others[0].command("CLUSTER", "NODES").decode().splitlines()
+    gone = next(line for line in lines if f":{stopped.port}@" in line)
+    return "fail" in gone.split()[2].split(",") and all(
+        "cluster_state:ok" in node.command("CLUSTER", "INFO").decode() for node in others
+    )
