@@ -66,10 +66,10 @@ class RedisHarness(Harness):
     async def advance(self, seconds: float) -> None:
         while seconds > 0:
             step = min(seconds, _STEP) if self._in_use() else seconds
+            self._age(step)  # first: what is written because time has passed takes account of it
             self.clock.advance(step)
             await self.clock.settle()
             await self.eventually(self._is_quiet)
-            self._age(step)
             seconds -= step
 
     def _in_use(self) -> bool:

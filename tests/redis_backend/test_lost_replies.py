@@ -441,7 +441,9 @@ async def test_cancelled_when_a_message_is_lost(
                         return False
 
                     left = itertools.count(number - 1, -1)
-                    proxy_fault = "cut_before_request" if cancelled_at == "request" else "drop_reply"
+                    proxy_fault = (
+                        "cut_before_request" if cancelled_at == "request" else "drop_reply"
+                    )
                     getattr(proxy, proxy_fault)(1, where=cancel)
                     happened = getattr(proxy, fault)(number)
                     if waits:

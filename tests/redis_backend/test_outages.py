@@ -1,6 +1,7 @@
 """Servers that go away in the middle of the work, and what the work is worth then."""
 
 import asyncio
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from statemgr.errors import BackendUnavailableError, CommitUncertainError, LockE
 from statemgr.testing.servers import DEFAULT, ClusterSetup, SentinelSetup, Server
 
 # `make chaos` has the long forms.
-OUTAGES = 2  # of one server, in a row
-MOVES = 3  # of a slot
+OUTAGES = 1  # of one server, in a row
+MOVES = 2  # of a slot
 
 IDENTS = [f"i{number}" for number in range(6)]
 TASKS = 4  # for each manager
@@ -25,6 +26,8 @@ TIMEOUTS = "socket_timeout=0.5&socket_connect_timeout=0.5"
 
 # All that a caller may see of an outage.
 EXPECTED = (BackendUnavailableError, CommitUncertainError, LockExpiredError)
+
+_numbers = itertools.count()
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Load:
 
     def __init__(self, url: str) -> None:
         self.url = f"{url}?{TIMEOUTS}"
+        self.prefix = f"load-{next(_numbers)}"
         self.attempted: Counter[str] = Counter()
         self.acknowledged: dict[str, list[int]] = defaultdict(list)
         self.errors: Counter[str] = Counter()
@@ -58,7 +62,7 @@ class Load:
         self._moved = asyncio.Event()
 
     def manager(self, **options: Any) -> StateManagerRedis:
-        return StateManagerRedis(self.url, lock_expiration=LOCK, key_prefix="load", **options)
+        return StateManagerRedis(self.url, lock_expiration=LOCK, key_prefix=self.prefix, **options)
 
     async def __aenter__(self) -> "Load":
         self._managers = [self.manager(), self.manager()]
@@ -75,8 +79,7 @@ class Load:
         try:
             await asyncio.gather(*self._tasks)
         finally:
-            for manager in self._managers:
-                await manager.close()
+            await asyncio.gather(*(manager.close() for manager in self._managers))
 
     async def _count(self, manager: StateManagerRedis, number: int) -> None:
         turn = number
@@ -312,8 +315,7 @@ def _is_served(cluster: ClusterSetup) -> bool:
 
 
 def slot_of(ident: str) -> int:
-    key = f"load:{{{token(ident).lock_key}}}"
-    return redis.crc.key_slot(key.encode())
+    return redis.crc.key_slot(f"{{{token(ident).lock_key}}}".encode())
 
 
 async def test_slots_that_move_under_load(cluster_setup: ClusterSetup) -> None:

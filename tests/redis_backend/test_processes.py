@@ -89,9 +89,7 @@ async def test_processes_have_their_turns(
 ) -> None:
     """Three processes that want one lock without end have equal shares of it (Jain's index)."""
     programs = {
-        name: zygote.start(
-            "share", name=name, tasks=tasks, until=600, hold=0.001, **where
-        )
+        name: zygote.start("share", name=name, tasks=tasks, until=600, hold=0.001, **where)
         for name in "abc"
     }
     for program in programs.values():
@@ -107,8 +105,10 @@ async def test_processes_have_their_turns(
     waits = sorted(int(us) for one in programs.values() for us in said(one, "waits")[0])
     p99, median = waits[len(waits) * 99 // 100], statistics.median(waits)
     print(f"FIGURE jain tasks={tasks} {jain:.4f} {dict(counts)}")
-    print(f"FIGURE waits tasks={tasks} n={len(waits)} median={median} us p99={p99} us"
-          f" max={waits[-1]} ratio={p99 / median:.2f}")
+    print(
+        f"FIGURE waits tasks={tasks} n={len(waits)} median={median} us p99={p99} us"
+        f" max={waits[-1]} ratio={p99 / median:.2f}"
+    )
     assert jain >= 0.95, counts
 
 
@@ -219,8 +219,10 @@ async def test_processes_that_are_killed_lose_nothing(
             left[place] -= done.total()
             if left[place]:
                 start(place)
-    print(f"FIGURE kills {mode} {kills} acknowledged {acknowledged.total()}"
-          f" in flight {in_flight.total()}")
+    print(
+        f"FIGURE kills {mode} {kills} acknowledged {acknowledged.total()}"
+        f" in flight {in_flight.total()}"
+    )
     assert kills >= KILLS // 2
     assert acknowledged.total() == 800
     async with StateManagerRedis(**where) as manager:
@@ -343,6 +345,7 @@ async def test_processes_that_are_stopped_at_random_lose_nothing(
     async def listen(program: Program) -> None:
         while await asyncio.to_thread(program.hear):
             pass
+
     del listen
     async with StateManagerRedis(**where) as manager:
         for program in programs:

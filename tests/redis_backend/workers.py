@@ -143,9 +143,7 @@ async def hold(report: Report, ident: str, **options: Any) -> None:
     report("end")
 
 
-async def queue(
-    report: Report, ident: str, name: str, deaf: bool = False, **options: Any
-) -> None:
+async def queue(report: Report, ident: str, name: str, deaf: bool = False, **options: Any) -> None:
     """Ask for a lock, and say so when it was found taken.
 
     With `deaf`, what is said to this process's inbox is lost.
@@ -274,5 +272,3 @@ def resume(program: Program) -> None:
 def said(program: Program, word: str) -> list[list[str]]:
     """Return the lines that began with a word, without it."""
     return [line[1:] for line in program.heard if line[0] == word]
-
-

@@ -19,7 +19,7 @@ from statemgr.testing.stateful import StoreMachine
 # Each run makes two clients, and time that passes is a call to the server for each key.
 FAST = settings(derandomize=True, deadline=None, max_examples=20, stateful_step_count=40)
 # A client asks each node of a Cluster what there is.
-SLOW = settings(FAST, max_examples=10)
+SLOW = settings(FAST, max_examples=8)
 
 
 def steady(harness_type: type[RedisHarness]) -> type[RedisHarness]:

@@ -411,8 +411,9 @@ async def _connected(connection: Any, timeout: float) -> Any:
     except BaseException as error:
         with contextlib.suppress(redis.exceptions.RedisError, OSError):
             await connection.disconnect(nowait=True)
-        clean = without_arguments(error) if isinstance(error, Exception) else error
-        if clean is not error:
-            raise clean from None
-        raise
-    return connection
+        if not isinstance(error, Exception) or (clean := without_arguments(error)) is error:
+            raise
+    else:
+        return connection
+    # Not in the handler: what it would be chained to quotes the arguments.
+    raise clean

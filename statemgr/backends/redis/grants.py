@@ -372,7 +372,7 @@ class Grants:
     def commit(
         self,
         grant: Grant,
-        changes: Iterable[tuple[bytes, bytes, bytes]],
+        changes: Iterable[Change],
         *,
         keep: bool,
         rejoin: bool,

@@ -124,6 +124,7 @@ class Call:
         late, self.late = self.late, None
         if not self.future.done():
             self.future.set_exception(_unavailable(message, cause))
+            self.future.exception()  # it is no fault if nobody looks: of several calls, the first
         elif late is not None:
             late(_unavailable(message, cause))
 
