@@ -131,6 +131,19 @@ OPTIONS: dict[str, Option] = {
         "off", "Whether a Redis lock is kept for the next change here.", "through", "behind"
     ),
     "oplock_hold_time": _seconds(1.0, help="How long an oplock is kept at most."),
+    "redis_durability": _choice(
+        "off",
+        "What else a change waits for: replicas that have it, or the server's disk.",
+        "replicated",
+        "aof",
+    ),
+    "redis_replicas": Option(
+        default=1,
+        help="How many replicas acknowledge a change, with redis_durability replicated.",
+        allowed="a whole number above 0",
+        parse=int,
+        accepts=_is_size,
+    ),
     "disk_exclusive": _switch(
         False, help="Claim the disk directory for this process, and keep states in memory."
     ),

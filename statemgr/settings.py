@@ -34,6 +34,8 @@ class Settings:
     lock_warning_threshold: float = _default("lock_warning_threshold")
     oplock: str = _default("oplock")
     oplock_hold_time: float = _default("oplock_hold_time")
+    redis_durability: str = _default("redis_durability")
+    redis_replicas: int = _default("redis_replicas")
     disk_exclusive: bool = _default("disk_exclusive")
     disk_debounce: float = _default("disk_debounce")
     disk_fsync: bool = _default("disk_fsync")

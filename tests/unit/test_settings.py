@@ -26,6 +26,8 @@ READ: dict[str, tuple[str, str, Any]] = {
     "lock_warning_threshold": ("STATEMGR_LOCK_WARNING_THRESHOLD", "0.25", 0.25),
     "oplock": ("STATEMGR_OPLOCK", "behind", "behind"),
     "oplock_hold_time": ("STATEMGR_OPLOCK_HOLD_TIME", "2.5", 2.5),
+    "redis_durability": ("STATEMGR_REDIS_DURABILITY", "replicated", "replicated"),
+    "redis_replicas": ("STATEMGR_REDIS_REPLICAS", "2", 2),
     "disk_exclusive": ("STATEMGR_DISK_EXCLUSIVE", "yes", True),
     "disk_debounce": ("STATEMGR_DISK_DEBOUNCE", "0", 0.0),
     "disk_fsync": ("STATEMGR_DISK_FSYNC", "on", True),
@@ -58,6 +60,9 @@ BAD = [
     *((name, text) for name in ("disk_exclusive", "disk_fsync") for text in BAD_SWITCHES),
     *((name, text) for name in ("memory_rollback", "log_idents") for text in BAD_SWITCHES),
     ("oplock", "on"),
+    ("redis_durability", "wait"),
+    *(("redis_replicas", text) for text in ("0", "-1", "all")),
+    *(("key_prefix", text) for text in ("a{b", "a}b", "a\nb")),
     ("on_decode_error", "ignore"),
 ]
 

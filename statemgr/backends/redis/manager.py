@@ -68,6 +68,11 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             each change as it is made; "behind" when another process waits, or the hold time
             is over: a crash loses these.
         oplock_hold_time: Seconds for which an oplock is kept at most.
+        durability: What a change waits for beside Redis's answer: "replicated" for the
+            acknowledgement of `replicas`, "aof" for the server's disk (WAITAOF: server 7.2 or
+            later, with its append-only file on). Without it in time the change ends with
+            `CommitUncertainError`: it is in Redis, but may not outlive a crash.
+        replicas: How many replicas have to acknowledge a change.
         compress_above: Compress states of more bytes than this; None for never.
         encryption_keys: Keys of 32 bytes. The first one encrypts, all of them decrypt.
         options: What every `StateManager` takes.
@@ -84,6 +89,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         lock_expiration: float = OPTIONS["lock_expiration"].default,
         oplock: Literal["off", "through", "behind"] = "off",
         oplock_hold_time: float = OPTIONS["oplock_hold_time"].default,
+        durability: Literal["off", "replicated", "aof"] = "off",
+        replicas: int = OPTIONS["redis_replicas"].default,
         compress_above: int | None = None,
         encryption_keys: Sequence[bytes] = (),
         **options: Unpack[ManagerOptions],
@@ -93,6 +100,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         check_option("lock_expiration", lock_expiration)
         check_option("oplock", oplock)
         check_option("oplock_hold_time", oplock_hold_time)
+        check_option("redis_durability", durability)
+        check_option("redis_replicas", replicas)
         if oplock != "off" and oplock_hold_time >= lock_expiration:
             raise refused(
                 "oplock_hold_time",
@@ -102,6 +111,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self.lock_expiration = lock_expiration
         self.oplock = oplock
         self.oplock_hold_time = oplock_hold_time
+        self.durability = durability
+        self.replicas = replicas
         self._codec = RecordCodec(
             compress_above=compress_above,
             encryption_keys=encryption_keys,
@@ -129,6 +140,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             lock_expiration=settings.lock_expiration,
             oplock=cast("Literal['off', 'through', 'behind']", settings.oplock),
             oplock_hold_time=settings.oplock_hold_time,
+            durability=cast("Literal['off', 'replicated', 'aof']", settings.redis_durability),
+            replicas=settings.redis_replicas,
             compress_above=settings.compress_above,
             encryption_keys=settings.encryption_keys,
             **manager_options(settings),
@@ -337,6 +350,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         call = self._grants.commit(
             grant, self._changes(grant, states), keep=keep, rejoin=waited_for and not keep
         )
+        waiting = self._wait_for_copies(grant)
         grant.saving = True
         call.late = saving.concluded
         try:
@@ -350,6 +364,43 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             raise self._uncertain(lock_key, error) if call.sent else error from error.__cause__
         if not saving.concluded(reply):
             raise self._expired(lock_key)
+        if waiting is not None:
+            await self._confirm(grant, waiting)
+
+    def _wait_for_copies(self, grant: Grant) -> Call | None:
+        """Have the server say when others, or its disk, have what was sent before."""
+        if self.durability == "off":
+            return None
+        seconds = self._channel.timeout / 2
+        if self.durability == "aof":
+            command: tuple[Any, ...] = (b"WAITAOF", 1, 0, round(seconds * 1000))
+        else:
+            command = (b"WAIT", self.replicas, round(seconds * 1000))
+        return self._channel.command(grant.key, *command)
+
+    async def _confirm(self, grant: Grant, waiting: Call) -> None:
+        """Wait for them.
+
+        Raises:
+            CommitUncertainError: If they do not have it in time, or it cannot be known.
+        """
+        try:
+            reply = await waiting.future
+        except BackendUnavailableError as error:
+            raise CommitUncertainError(
+                f"the change of {self._redaction.ident(grant.lock_key)} is in Redis; whether it "
+                f"would outlive a crash is not known: {error}",
+                lock_key=grant.lock_key,
+            ) from error.__cause__
+        copies, needed = (reply[0], 1) if self.durability == "aof" else (reply, self.replicas)
+        # Asked again on another connection, it would tell about what was written there.
+        if copies < needed or waiting.doubtful:
+            raise CommitUncertainError(
+                f"the change of {self._redaction.ident(grant.lock_key)} is in Redis, but "
+                f"{'its disk' if self.durability == 'aof' else f'{copies} of {needed} replicas'} "
+                f"had it within {self._channel.timeout / 2:g} s",
+                lock_key=grant.lock_key,
+            )
 
     def _changes(
         self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]
@@ -402,6 +453,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         )
 
     def _uncertain(self, lock_key: str, cause: Exception) -> CommitUncertainError:
+        if isinstance(cause, CommitUncertainError):
+            return cause
         error = CommitUncertainError(
             f"whether the change of {self._redaction.ident(lock_key)} was written is not known: "
             f"{cause}",
@@ -503,18 +556,18 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             self._lose(grant)
             return self._done
         saving = _Saving(self, grant, {}, self._monotonic(), keep=keep)
-        call = self._grants.commit(grant, self._changes(grant, {}), keep=keep, rejoin=False)
-        return self._await_written(saving, call)
+        changes = self._changes(grant, {})
+        call = self._grants.commit(grant, changes, keep=keep, rejoin=False)
+        return self._written(saving, call, self._wait_for_copies(grant))
 
-    async def _await_written(self, saving: "_Saving", call: Call) -> None:
+    async def _written(self, saving: "_Saving", call: Call, waiting: Call | None) -> None:
         outcome: Any
         try:
             outcome = await asyncio.shield(call.future)
-        except BackendUnavailableError as error:
+            if outcome[0] == 1 and waiting is not None:
+                await self._confirm(saving.grant, waiting)
+        except StateManagerError as error:
             outcome = error
-        self._written_out(saving, outcome)
-
-    def _written_out(self, saving: "_Saving", outcome: Any) -> None:
         if isinstance(outcome, Exception) or outcome[0] != 1:
             self._lose(saving.grant, outcome if isinstance(outcome, Exception) else None)
         else:

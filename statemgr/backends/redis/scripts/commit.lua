@@ -22,6 +22,8 @@ local before = redis.call('HMGET', key, 'lock', mark)
 local owner, until_, its_term, since, fence, kept, prune, wait = lock_of(before[1])
 
 if before[2] and tonumber(string.match(before[2], '^%d+')) >= tonumber(ARGV[2]) then
+  -- Written again, so that a WAIT behind this waits for what was done before.
+  redis.call('HSET', key, mark, before[2])
   return {1, wait == '' and 0 or 1}
 end
 if owner ~= me or not is_held(owner, until_, its_term) then return {0} end

@@ -66,7 +66,8 @@ end
 
 local function tell(owner)
   local prefix = string.match(key, '^(.-):{')
-  redis.call('PUBLISH', prefix .. ':inbox:' .. string.match(owner, '^[^.]+'), owner)
+  -- Not allowed to, it does no harm: a message saves time only, who waits looks by itself too.
+  redis.pcall('PUBLISH', prefix .. ':inbox:' .. string.match(owner, '^[^.]+'), owner)
 end
 
 -- The lock as the first who waits has it, or nobody; and who that is. It has to take it up
