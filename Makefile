@@ -66,5 +66,5 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 
 $(OLDEST)/.dev: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python $(PIP) -e '.[crypto,testing,report]' attrs pydantic --constraint tests/oldest.txt
+	$(OLDEST)/bin/python $(PIP) -e '.[crypto,testing,report,servers]' attrs pydantic --constraint tests/oldest.txt
 	@touch $@

@@ -5,6 +5,7 @@ Warnings are errors here: a connection that is left open fails the test.
 
 import asyncio
 import gc
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from statemgr.testing.proxy import FaultyProxy
 from statemgr.testing.servers import DEFAULT, ClusterSetup, SentinelSetup, Server, wait_until
 from statemgr.testing.tls import TlsProxy
 
-PREFIX = "live"
+_numbers = itertools.count()
 _LARGE = 2**20  # bytes: more than fits into one read, or one write
 
 
@@ -37,7 +38,7 @@ def token(ident: str = "a") -> StateToken[Note]:
 
 async def use(store: Any, **options: Any) -> None:
     """Do a bit of everything, with two managers that wait for each other."""
-    options = {"key_prefix": PREFIX, **options}
+    options = {"key_prefix": f"live-{next(_numbers)}", **options}
     async with StateManagerRedis(store, **options) as one:
         async with StateManagerRedis(store, **options) as other:
 
@@ -51,7 +52,8 @@ async def use(store: Any, **options: Any) -> None:
                 await asyncio.gather(change(one), change(other), change(one))
                 assert (await one.get_state(token())).n == 15
                 await one.set_state(token("large"), Note("x" * _LARGE))
-                assert len((await other.get_state(token("large"))).text) == _LARGE
+                async with other.modify_state(token("large")) as state:
+                    assert len(state.text) == _LARGE
                 found = sorted([info.ident async for info in other.tokens()])
                 assert found == ["a", "large"]
                 for ident in found:
@@ -119,10 +121,19 @@ async def test_tls_with_a_plain_server(redis_server: Server) -> None:
 
 async def test_sentinels(sentinel_setup: SentinelSetup) -> None:
     """The primary that sentinels name; nothing is left open at the sentinels either."""
+    servers = (sentinel_setup.primary, *sentinel_setup.sentinels)
+    before = list(map(_of_clients, servers))
     await use(sentinel_setup.url)
     await use(f"{sentinel_setup.url}?protocol=2", oplock="through")
-    for server in (sentinel_setup.primary,):
-        await asyncio.to_thread(wait_until, lambda: connections(server) == 0, "all are closed")
+    await asyncio.to_thread(
+        wait_until, lambda: list(map(_of_clients, servers)) == before, "all are closed"
+    )
+
+
+def _of_clients(server: Server) -> int:
+    """Return how many connections are neither a server's nor a sentinel's."""
+    lines = server.command("CLIENT", "LIST", "TYPE", "NORMAL").splitlines()
+    return sum(b"name=sentinel-" not in line for line in lines)
 
 
 async def test_first_sentinel_is_down(sentinel_setup: SentinelSetup) -> None:
