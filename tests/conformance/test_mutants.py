@@ -1,6 +1,7 @@
 """The kit finds what it is to find: each mutant fails the test it is named with."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,12 @@ import pytest
 
 from statemgr.errors import StateManagerError
 from statemgr.testing import Capability, Conformance, Harness
+from statemgr.testing.conformance.base import Contract
 
-from . import disk_mutants, mutants, shelf_mutants, state_mutants
+from . import disk_mutants, mutants, redis_mutants, shelf_mutants, state_mutants
 from .disk_faults import DiskFaults
+from .redis_faults import OplockFaults, RedisFaults, WriteBehindFaults
+from .redis_harness import RedisHarness
 from .test_disk import DiskHarness
 from .test_example import ShelfHarness
 from .test_memory import LiveHarness, MemoryHarness
@@ -20,6 +24,7 @@ PATIENCE = 0.3  # seconds, after which a mutant that waits for ever is told apar
 MEMORY = [pytest.param(*row, id=row[0].__name__) for row in mutants.MUTANTS]
 SHELF = [pytest.param(*row, id=row[0].__name__) for row in shelf_mutants.MUTANTS]
 DISK = [pytest.param(*row, id=row[0].__name__) for row in disk_mutants.MUTANTS]
+REDIS = [pytest.param(*row, id=row[0].__name__) for row in redis_mutants.MUTANTS]
 assert state_mutants.StateManagerMemory  # importing it has added its mutants
 
 
@@ -28,12 +33,19 @@ def run(harness: Harness, test: str, arguments: dict[str, Any]) -> None:
     asyncio.run(getattr(Conformance, test)(Conformance(), harness=harness, **arguments))
 
 
-async def run_and_close(harness: DiskHarness, test: str, arguments: dict[str, Any]) -> None:
-    """Run one test of the kit or of `DiskFaults`, and end its threads."""
+class RedisConformance(RedisFaults, OplockFaults, WriteBehindFaults, Conformance):
+    """All tests that a Redis backend has to pass in one mode or another."""
+
+
+async def run_and_close(
+    contract: type[Contract], harness: Harness, test: str, arguments: dict[str, Any]
+) -> None:
+    """Run one test, and end its managers' threads and connections."""
     try:
-        await getattr(DiskFaults, test)(DiskFaults(), harness=harness, **arguments)
+        await getattr(contract, test)(contract(), harness=harness, **arguments)
     finally:
-        await harness.close()
+        with contextlib.suppress(TimeoutError):  # a mutant may have forgotten how to close
+            await harness.close()
 
 
 @pytest.mark.parametrize(("mutant", "test", "arguments"), MEMORY)
@@ -82,10 +94,31 @@ def test_disk_mutant(
 
     for name in ("sound", "mutant"):
         (tmp_path / name).mkdir()
-    asyncio.run(run_and_close(harness_type(tmp_path / "sound"), test, arguments))
+    asyncio.run(run_and_close(DiskFaults, harness_type(tmp_path / "sound"), test, arguments))
     # A record that is refused for good reason is not what the test wants to see either.
     with pytest.raises((AssertionError, pytest.fail.Exception, StateManagerError)):
-        asyncio.run(run_and_close(MutantHarness(tmp_path / "mutant"), test, arguments))
+        asyncio.run(run_and_close(DiskFaults, MutantHarness(tmp_path / "mutant"), test, arguments))
+
+
+@pytest.mark.parametrize(("mutant", "harness_type", "test", "arguments"), REDIS)
+def test_redis_mutant(
+    tmp_path: Path,
+    mutant: Any,
+    harness_type: type[RedisHarness],
+    test: str,
+    arguments: dict[str, Any],
+) -> None:
+    """The test passes on the Redis backend, and fails on the mutant of it."""
+
+    class MutantHarness(harness_type):  # type: ignore[misc, valid-type]
+        patience = PATIENCE
+
+        async def make(self, **options: Any) -> Any:
+            return mutant(self.client(), key_prefix=self.prefix, **self.mode, **options)
+
+    asyncio.run(run_and_close(RedisConformance, harness_type(tmp_path), test, arguments))
+    with pytest.raises((AssertionError, pytest.fail.Exception, StateManagerError)):
+        asyncio.run(run_and_close(RedisConformance, MutantHarness(tmp_path), test, arguments))
 
 
 @pytest.mark.parametrize(

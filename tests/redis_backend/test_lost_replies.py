@@ -17,6 +17,7 @@ import pytest
 from statemgr import StateManagerRedis, StateToken
 from statemgr.backends.redis.keys import Keys
 from statemgr.errors import LockTimeoutError
+from statemgr.testing.faults import cancel_at_every_await
 from statemgr.testing.proxy import Command, FaultyProxy, Link, Streams
 from statemgr.testing.servers import Server
 
@@ -374,12 +375,12 @@ class StallingProxy(FaultyProxy):
         return super().link(client, server)
 
     def stall_reply(self, number: int) -> asyncio.Event:
-        """Let the Nth reply, and all after it on its connection, not come."""
+        """Let the reply to the Nth script, and all after it on its connection, not come."""
         happened = asyncio.Event()
         left = itertools.count(number - 1, -1)
 
         def stalls(command: Command) -> bool:
-            if next(left) == 0:
+            if command[0] in (b"EVAL", b"EVALSHA") and next(left) == 0:
                 happened.set()
                 self.hold(requests=False)
             return False
@@ -407,7 +408,7 @@ async def test_a_connection_that_stalls(
         )
     )
     print(f"FIGURE stalled {scenario.__name__} {mode} {count}")
-    assert count >= 3
+    assert count >= 2
 
 
 # Cancelled meanwhile
@@ -500,4 +501,4 @@ async def test_cancelled_at_each_await_when_a_reply_is_lost(
 
             awaits = await cancel_at_every_await(lambda: add_twice(one), check, prepare)
     print(f"FIGURE awaits {mode} reply {nth}: {awaits}")
-    assert awaits >= 2
+    assert awaits >= 1

@@ -5,6 +5,7 @@ zygote, as those of tests/disk/workers.py do. What a test needs to start them is
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -26,6 +27,7 @@ from disk.workers import Report
 
 from statemgr import StateManagerRedis, StateToken
 from statemgr.backends.redis.channel import Inbox
+from statemgr.backends.redis.grants import Grants
 from statemgr.backends.redis.link import Link
 from statemgr.backends.redis.wire import Wire
 from statemgr.errors import LockExpiredError
@@ -75,18 +77,20 @@ async def told(report: Report) -> None:
 async def increment(
     report: Report,
     idents: list[str],
-    times: int,
+    times: int | None,
     seed: int = 0,
     **options: Any,
 ) -> None:
-    """Add one to the counter of a random ident, again and again."""
+    """Add one to the counter of a random ident, so often, or until the test says `go` once more."""
     drawn = random.Random(seed)  # noqa: S311
     async with StateManagerRedis(**options) as manager:
         tokens = [StateToken(ident, Counter) for ident in idents]
         report("pid", os.getpid())
         report("ready")
         await told(report)
-        for _ in range(times):
+        for _ in itertools.count() if times is None else range(times):
+            if times is None and select.select([report._channel], [], [], 0)[0]:
+                break
             number = drawn.randrange(len(tokens))
             report("begin", number)
             try:
@@ -146,10 +150,20 @@ async def hold(report: Report, ident: str, **options: Any) -> None:
 async def queue(report: Report, ident: str, name: str, deaf: bool = False, **options: Any) -> None:
     """Ask for a lock, and say so when it was found taken.
 
-    With `deaf`, what is said to this process's inbox is lost.
+    With `deaf`, what is said to this process's inbox is lost, and it says so when it looks as
+    seldom as it ever does.
     """
+    looks = 0
     if deaf:
         Inbox._received = lambda self, reply: None  # type: ignore[method-assign]
+        ask = Grants._ask
+
+        async def count(*args: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            return await ask(*args)
+
+        Grants._ask = count  # type: ignore[method-assign]
     async with StateManagerRedis(**options) as manager:
 
         async def change() -> None:
@@ -158,7 +172,7 @@ async def queue(report: Report, ident: str, name: str, deaf: bool = False, **opt
                 tally.add(name)
 
         changing = asyncio.ensure_future(change())
-        while not manager.statistics().waiters and not changing.done():  # noqa: ASYNC110
+        while looks < 6 if deaf else not manager.statistics().waiters:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         report("waits")
         await changing
@@ -199,23 +213,32 @@ async def stop_at(
 
 POINTS = {
     f"{when} {name}": (cls, name, when == "after")
-    for cls, name in ((Link, "submit"), (Link, "_flush"), (Wire, "data_received"))
+    for cls, name in (
+        (Link, "submit"),
+        (Link, "_flush"),
+        (Wire, "data_received"),
+        (StateManagerRedis, "_load_from"),
+        (StateManagerRedis, "_commit_nowait"),
+        (StateManagerRedis, "_encode_states"),
+        (StateManagerRedis, "_end"),
+    )
     for when in ("before", "after")
 }
 
 
 def _stop_at(report: Report, point: str, step: int) -> None:
     cls, name, after = POINTS[point]
-    original: Callable[..., None] = getattr(cls, name)
+    original: Callable[..., Any] = getattr(cls, name)
     left = itertools.count(step - 1, -1)
 
-    def stopping(self: Any, *args: Any) -> None:
+    def stopping(self: Any, *args: Any) -> Any:
         strikes = next(left) == 0
         if strikes and not after:
             _stop(report)
-        original(self, *args)
+        result = original(self, *args)
         if strikes and after:
             _stop(report)
+        return result
 
     setattr(cls, name, stopping)
 
@@ -259,14 +282,41 @@ def stop(program: Program) -> None:
     os.kill(pid_of(program), signal.SIGSTOP)
 
 
-def resume(program: Program) -> None:
+async def resume(program: Program) -> None:
     """Let a program go on that stops itself: it may be about to, so it is told until it does."""
-    end = time.monotonic() + PATIENCE
-    while ["goes"] not in program.heard:
-        assert time.monotonic() < end, "a stopped program does not go on"
-        os.kill(pid_of(program), signal.SIGCONT)
-        if select.select([program], [], [], 0.01)[0]:
-            program.hear()
+    async with asyncio.timeout(PATIENCE):
+        while ["goes"] not in program.heard:
+            os.kill(pid_of(program), signal.SIGCONT)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await hear(program)
+
+
+async def hear(program: Program) -> bool:
+    """Wait for more lines, as `Program.hear` does; the event loop goes on meanwhile."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(program, ready.set)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await ready.wait()
+    finally:
+        loop.remove_reader(program)
+    return program.hear()
+
+
+async def hear_word(program: Program, word: str) -> None:
+    """Wait until a line begins with a word."""
+    while not any(line[0] == word for line in program.heard):
+        assert await hear(program), f"a program has ended without {word!r}: {program.heard[-3:]}"
+
+
+async def finish(*programs: Program) -> None:
+    """Wait until programs have ended, as they should."""
+    for program in programs:
+        while await hear(program):
+            pass
+        program.finish()
 
 
 def said(program: Program, word: str) -> list[list[str]]:

@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
-from conformance import disk_mutants, mutants, state_mutants
+from conformance import disk_mutants, mutants, redis_mutants, state_mutants
 from conformance.test_memory import MemoryHarness
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from statemgr.errors import StateManagerError
 from statemgr.testing.stateful import StoreMachine
 
 UNTIL_FOUND = settings(
@@ -80,4 +81,34 @@ def test_disk_mutant_differs_from_the_model(mutant: Any) -> None:
         harness_type = MutantHarness
 
     with pytest.raises(AssertionError):
+        run_state_machine_as_test(MutantMachine, settings=UNTIL_FOUND)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        redis_mutants.AskingRenews,
+        redis_mutants.CachesByIdent,
+        redis_mutants.CloseWritesNothing,
+        redis_mutants.ExpiredIsLoaded,
+        redis_mutants.ExpiredIsReadable,
+        redis_mutants.ExpiredIsRenewed,
+        redis_mutants.FalsyIsUnchanged,
+        redis_mutants.LockedExpires,
+        redis_mutants.ReadDoesNotRenew,
+        redis_mutants.SomeOfSeveral,
+    ],
+)
+def test_redis_mutant_differs_from_the_model(mutant: Any) -> None:
+    """In the mode in which a test of the kit finds it too."""
+    modes: dict[Any, Any] = {row[0]: row[1] for row in redis_mutants.MUTANTS}
+
+    class MutantHarness(modes[mutant]):  # type: ignore[misc]
+        async def make(self, **options: Any) -> Any:
+            return mutant(self.client(), key_prefix=self.prefix, **self.mode, **options)
+
+    class MutantMachine(StoreMachine):
+        harness_type = MutantHarness
+
+    with pytest.raises((AssertionError, StateManagerError)):
         run_state_machine_as_test(MutantMachine, settings=UNTIL_FOUND)

@@ -133,6 +133,7 @@ class ClusterChannel(Channel):
     def __init__(self, client: redis.asyncio.cluster.RedisCluster) -> None:
         super().__init__(client.get_connection_kwargs().get("socket_timeout") or DEFAULT_TIMEOUT)
         self._client = client
+        self._first_nodes = dict(client.nodes_manager.startup_nodes)
         self._nodes: dict[tuple[str, int], Link] = {}
         self._moved: dict[int, tuple[str, int]] = {}  # slots that moved since they were asked for
         self._unrouted: list[Call] = []
@@ -193,15 +194,15 @@ class ClusterChannel(Channel):
         if call.hops <= _STRAIGHT_HOPS:
             self._node(*target).submit(call)
         else:
-            self._hop_later(call)
+            self._hop_later(call, target)
         self.refresh_soon()
         return True
 
-    def _hop_later(self, call: Call) -> None:
+    def _hop_later(self, call: Call, target: tuple[str, int]) -> None:
         def hop() -> None:
             self._hopping.discard(timer)
             self._hops.remove(call)
-            self.route(call)
+            self._node(*target).submit(call)
 
         self._hops.append(call)
         timer = self._loop.call_later(_HOP_PAUSE, hop)
@@ -243,6 +244,10 @@ class ClusterChannel(Channel):
             else:
                 await self._client.initialize()
         except UNREACHABLE as error:
+            # redis-py asks only the nodes that there were last time. If all of them are gone, or
+            # have other addresses, those that the client was made with may answer.
+            for name, node in self._first_nodes.items():
+                manager.startup_nodes.setdefault(name, node)
             return without_arguments(error)
         finally:
             self._refreshing = None

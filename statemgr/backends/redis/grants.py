@@ -231,7 +231,7 @@ class Grants:
                 timer.cancel()
         self._unqueue(grant)
         grant.fence = int(reply[1])
-        grant.wanted = reply[2] == 1
+        grant.wanted = reply[2] == 1 or grant.called
         grant.turns = waiters
         grant.turn_ends_at = self._clock.monotonic() + _SLICE
         return grant, reply[3:]
@@ -362,6 +362,11 @@ class Grants:
             self._call(grant)
         elif (grant := self._held.get(owner)) is not None:
             self._want(grant)
+        else:
+            # It may be ahead of the reply to who asked: that comes by another connection.
+            for grant in self._waiting.values():
+                if grant.owner.encode() == owner:
+                    grant.called = True
 
     def _want(self, grant: Grant) -> None:
         grant.wanted = True

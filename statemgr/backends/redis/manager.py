@@ -510,9 +510,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             self._lock_released(lock_key)
         self._grants.give_up(lock_key)
         grant = grant or self._granted.get(lock_key)
-        if grant is None or self._refusal is not None:  # close() gives up what there is
+        if grant is None or grant.saving:
             return
-        if not self._keeps:
+        if not self._keeps or (self._refusal is not None and not grant.unsaved):
             self._release(grant)
         elif grant.wanted or self._monotonic() >= grant.hold_ends_at:
             self._let_go_soon(grant)
@@ -530,24 +530,28 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if not grant.unsaved:
             self._release(grant)
             return
-        grant.saving = True
         self._locks.holders[lock_key] = _Flush()
         self._flushing[lock_key] = asyncio.get_running_loop().create_task(
-            self._flush(grant, self._write_out(grant, keep=False))
+            self._flush(lock_key, self._let_go(grant))
         )
 
-    async def _flush(self, grant: Grant, written: Awaitable[None]) -> None:
+    async def _flush(self, lock_key: str, let_go: Awaitable[None]) -> None:
         try:
-            await written
-            self._release(grant)
+            await let_go
         finally:
-            del self._flushing[grant.lock_key]
-            self._end(grant.lock_key, None)
+            del self._flushing[lock_key]
+            self._end(lock_key, None)
 
-    async def _let_go(self, grant: Grant) -> None:
-        """Write what is not written yet, and give up a grant that no body uses."""
+    def _let_go(self, grant: Grant) -> Awaitable[None]:
+        """Send what is not written yet, and give up a grant that no body uses, at once."""
         if grant.unsaved:
-            await self._write_out(grant, keep=False)
+            written = self._write_out(grant, keep=False)
+            return self._release_when(written, grant)
+        self._release(grant)
+        return self._done
+
+    async def _release_when(self, written: Awaitable[None], grant: Grant) -> None:
+        await written
         self._release(grant)
 
     def _write_out(self, grant: Grant, *, keep: bool) -> Awaitable[None]:
@@ -555,6 +559,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if grant.lost or not grant.held:
             self._lose(grant)
             return self._done
+        grant.saving = not keep
         saving = _Saving(self, grant, {}, self._monotonic(), keep=keep)
         changes = self._changes(grant, {})
         call = self._grants.commit(grant, changes, keep=keep, rejoin=False)
@@ -735,11 +740,10 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     async def _close(self) -> None:
         self._locks.fail_waiters(self._refused)
         self._grants.fail_waits(self._refused)
-        if self._flushing:
-            await asyncio.wait(set(self._flushing.values()))
-        await asyncio.gather(*map(self._let_go, list(self._granted.values())))
-        self._grants.stop()
         await self._stop_expiration()
+        leaving = [self._let_go(g) for g in list(self._granted.values()) if not g.saving]
+        await asyncio.gather(*leaving, *self._flushing.values())
+        self._grants.stop()
         await self._channel.close(self._channel.timeout)
         if self._owns_client:
             with contextlib.suppress(OSError):
