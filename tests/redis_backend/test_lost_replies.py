@@ -21,6 +21,8 @@ from statemgr.testing.faults import cancel_at_every_await
 from statemgr.testing.proxy import Command, FaultyProxy, Link, Streams
 from statemgr.testing.servers import Server
 
+from .workers import Counter, show
+
 AT_ONCE = 8  # scenarios that run side by side
 PATIENCE = 60.0  # seconds after which they hang
 STALL = 0.5  # seconds without a reply after which a connection is given up
@@ -34,11 +36,6 @@ MODES: dict[str, dict[str, Any]] = {
 FAULTS = ["drop_reply", "cut_before_request"]
 
 _numbers = itertools.count()
-
-
-@dataclass
-class Counter:
-    value: int = 0
 
 
 @dataclass
@@ -326,7 +323,7 @@ async def test_a_message_that_is_lost(
     count = await at_every_number(
         lambda number: play(redis_server, scenario, losing(fault, number), **MODES[mode])
     )
-    print(f"FIGURE lost {scenario.__name__} {mode} {fault} {count}")
+    show(f"lost {scenario.__name__} {mode} {fault} {count}")
     assert count >= 5
 
 
@@ -339,7 +336,7 @@ async def test_a_message_that_is_lost_when_the_hold_time_ends(
     count = await at_every_number(
         lambda number: play(redis_server, scenario, losing(fault, number), **MODES["behind"])
     )
-    print(f"FIGURE lost {scenario.__name__} behind {fault} {count}")
+    show(f"lost {scenario.__name__} behind {fault} {count}")
     assert count >= 5
 
 
@@ -362,9 +359,9 @@ async def test_two_messages_that_are_lost(
                 return prepare
 
             total += await at_every_number(
-                lambda number: play(redis_server, scenario, lose(number), **MODES[mode])  # noqa: B023
+                lambda number: play(redis_server, scenario, lose(number), **MODES[mode])
             )
-    print(f"FIGURE pairs {scenario.__name__} {mode} {total}")
+    show(f"pairs {scenario.__name__} {mode} {total}")
 
 
 class StallingProxy(FaultyProxy):
@@ -407,7 +404,7 @@ async def test_a_connection_that_stalls(
             **MODES[mode],
         )
     )
-    print(f"FIGURE stalled {scenario.__name__} {mode} {count}")
+    show(f"stalled {scenario.__name__} {mode} {count}")
     assert count >= 2
 
 
@@ -461,7 +458,7 @@ async def test_cancelled_when_a_message_is_lost(
             return bool(happened.is_set())
 
     count = await at_every_number(run)
-    print(f"FIGURE cancelled {mode} {cancelled_at} {fault} waits={waits} {count}")
+    show(f"cancelled {mode} {cancelled_at} {fault} waits={waits} {count}")
     assert count >= 2
 
 
@@ -484,21 +481,23 @@ async def test_cancelled_at_each_await_when_a_reply_is_lost(
     """Wherever a change is cancelled, the next one is done once, and no lock stays."""
     ended_at = 0
 
-    async with FaultyProxy("127.0.0.1", redis_server.port) as proxy:
-        async with stage(redis_server, proxy, **MODES[mode]) as (one, other):
+    async with (
+        FaultyProxy("127.0.0.1", redis_server.port) as proxy,
+        stage(redis_server, proxy, **MODES[mode]) as (one, other),
+    ):
 
-            async def prepare() -> None:
-                nonlocal ended_at
-                await add(other, timeout=3)
-                ended_at = (await other.get_state(A)).value
-                proxy.clear_faults()
-                proxy.drop_reply(nth)
+        async def prepare() -> None:
+            nonlocal ended_at
+            await add(other, timeout=3)
+            ended_at = (await other.get_state(A)).value
+            proxy.clear_faults()
+            proxy.drop_reply(nth)
 
-            async def check(ended: bool) -> None:
-                await add(other, timeout=3)
-                added = (await other.get_state(A)).value - ended_at - 1
-                assert added == 2 if ended else 0 <= added <= 2
+        async def check(ended: bool) -> None:
+            await add(other, timeout=3)
+            added = (await other.get_state(A)).value - ended_at - 1
+            assert added == 2 if ended else 0 <= added <= 2
 
-            awaits = await cancel_at_every_await(lambda: add_twice(one), check, prepare)
-    print(f"FIGURE awaits {mode} reply {nth}: {awaits}")
+        awaits = await cancel_at_every_await(lambda: add_twice(one), check, prepare)
+    show(f"awaits {mode} reply {nth}: {awaits}")
     assert awaits >= 1

@@ -99,26 +99,30 @@ async def test_loading_is_waited_out(name: str) -> None:
 
 async def test_loading_for_too_long_is_an_error(redis_server: Server) -> None:
     """What is refused for longer than the timeout fails, and works when the server is ready."""
-    async with Refuser("127.0.0.1", redis_server.port) as refuser:
-        async with manager_of(f"{refuser.url}?{SHORT}", key_prefix="loading") as manager:
-            refuser.refusal = b"-LOADING the server is loading the dataset in memory\r\n"
-            with pytest.raises(BackendUnavailableError, match="LOADING"):
-                await change(manager)
-            assert refuser.refused > 1  # it was tried again
-            refuser.refusal = b""
-            assert await change(manager) == 1
+    async with (
+        Refuser("127.0.0.1", redis_server.port) as refuser,
+        manager_of(f"{refuser.url}?{SHORT}", key_prefix="loading") as manager,
+    ):
+        refuser.refusal = b"-LOADING the server is loading the dataset in memory\r\n"
+        with pytest.raises(BackendUnavailableError, match="LOADING"):
+            await change(manager)
+        assert refuser.refused > 1  # it was tried again
+        refuser.refusal = b""
+        assert await change(manager) == 1
 
 
 async def test_refused_commit_is_sent_again(redis_server: Server) -> None:
     """A commit that is refused for a while is sent again until it is done, and done once."""
-    async with Refuser("127.0.0.1", redis_server.port) as refuser:
-        async with manager_of(f"{refuser.url}?{LONG}", key_prefix="again") as manager:
-            for text in (b"-TRYAGAIN", b"-CLUSTERDOWN", b"-MASTERDOWN", b"-BUSY busy"):
-                async with manager.modify_state(token()) as state:
-                    before = state.n
-                    state.n += 1
-                    refuser.refusal, refuser.count = text + b" for a while\r\n", 3
-                assert (await manager.get_state(token())).n == before + 1
+    async with (
+        Refuser("127.0.0.1", redis_server.port) as refuser,
+        manager_of(f"{refuser.url}?{LONG}", key_prefix="again") as manager,
+    ):
+        for text in (b"-TRYAGAIN", b"-CLUSTERDOWN", b"-MASTERDOWN", b"-BUSY busy"):
+            async with manager.modify_state(token()) as state:
+                before = state.n
+                state.n += 1
+                refuser.refusal, refuser.count = text + b" for a while\r\n", 3
+            assert (await manager.get_state(token())).n == before + 1
 
 
 class Refuser(Forwarder):
@@ -216,7 +220,7 @@ async def test_server_that_is_full_at_the_commit(server: Server) -> None:
             async with manager.modify_state(token()) as state:
                 state.n = 50
                 waiter = asyncio.create_task(change(other))
-                while not other._grants.waiting:
+                while not other._grants.waiting:  # noqa: ASYNC110  # it is another manager's
                     await asyncio.sleep(0.005)
                 await in_thread(server.command, "CONFIG", "SET", "maxmemory", 1)
         await manager._channel._link.drained(5)  # the release
@@ -347,21 +351,23 @@ async def test_long_pause_is_an_error(server: Server) -> None:
 
 async def test_commit_into_silence_is_uncertain(redis_server: Server) -> None:
     """A commit without an answer is uncertain; what became of it is there to be read later."""
-    async with FaultyProxy("127.0.0.1", redis_server.port) as proxy:
-        async with StateManagerRedis(
+    async with (
+        FaultyProxy("127.0.0.1", redis_server.port) as proxy,
+        StateManagerRedis(
             f"{proxy.url}?{SHORT}", key_prefix="silence", lock_expiration=1.0
-        ) as manager:
-            await change(manager)
-            for requests in (True, False):
-                before = (await manager.get_state(token())).n
-                with pytest.raises(CommitUncertainError):
-                    async with manager.modify_state(token()) as state:
-                        state.n += 1
-                        proxy.hold(requests=requests, replies=not requests)
-                proxy.resume()
-                after = (await manager.get_state(token())).n
-                assert after in (before, before + 1)
-                assert await change(manager, timeout=5) in (before + 1, before + 2)
+        ) as manager,
+    ):
+        await change(manager)
+        for requests in (True, False):
+            before = (await manager.get_state(token())).n
+            with pytest.raises(CommitUncertainError):
+                async with manager.modify_state(token()) as state:
+                    state.n += 1
+                    proxy.hold(requests=requests, replies=not requests)
+            proxy.resume()
+            after = (await manager.get_state(token())).n
+            assert after in (before, before + 1)
+            assert await change(manager, timeout=5) in (before + 1, before + 2)
 
 
 async def test_stalled_acquire_runs_no_body(redis_server: Server) -> None:
@@ -454,7 +460,7 @@ async def test_missing_rights_are_named(server: Server, caplog: pytest.LogCaptur
         assert "ident-of-mine" not in full_text(caught.value)
     allow("~other:*", "&*", "+@all")
     async with manager_of(url) as manager:
-        with pytest.raises(BackendUnavailableError, match="(?i)permission"):
+        with pytest.raises(BackendUnavailableError, match=r"(?i)permission"):
             await change(manager)
 
 
@@ -501,11 +507,13 @@ async def test_single_server_by_a_cluster_url(redis_server: Server) -> None:
 
 async def test_timeout_of_the_lock_is_not_the_servers(redis_server: Server) -> None:
     """A `timeout` that ends while the server is silent is a LockTimeoutError, at its time."""
-    async with FaultyProxy("127.0.0.1", redis_server.port) as proxy:
-        async with manager_of(f"{proxy.url}?{LONG}", key_prefix="timeout") as manager:
-            await change(manager)
-            proxy.hold()
-            with pytest.raises(LockTimeoutError):
-                await change(manager, timeout=0.05)
-            proxy.resume()
-            assert await change(manager, timeout=5) == 2
+    async with (
+        FaultyProxy("127.0.0.1", redis_server.port) as proxy,
+        manager_of(f"{proxy.url}?{LONG}", key_prefix="timeout") as manager,
+    ):
+        await change(manager)
+        proxy.hold()
+        with pytest.raises(LockTimeoutError):
+            await change(manager, timeout=0.05)
+        proxy.resume()
+        assert await change(manager, timeout=5) == 2

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +11,9 @@ from redis_backend.conftest import named_server
 from statemgr import StateManagerRedis, StateToken
 from statemgr.backends.redis.wire import Wire
 from statemgr.testing.servers import ClusterSetup, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PREFIX = "trips"
 

@@ -1,15 +1,14 @@
 """Each script on real servers, by the contract at its head."""
 
 import itertools
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis import Redis
 
 from statemgr.backends.redis import scripts
 from statemgr.backends.redis.scripts import (
@@ -22,6 +21,9 @@ from statemgr.backends.redis.scripts import (
     Script,
 )
 from statemgr.testing.servers import Server
+
+if TYPE_CHECKING:
+    from redis import Redis
 
 TERM, CLAIM, EXPIRATION = 10_000, 8_000, 60_000  # ms
 SLACK = 5_000  # ms that a call may take on a busy machine
@@ -71,10 +73,12 @@ class Ident:
         keep: bool = False,
         rejoin: str = "",
         expiration: int = EXPIRATION,
+        after: int = 0,
     ) -> Any:
         how = "keep" if keep else "release"
         flat = [part for change in changes for part in (*change, 0)[:4]]
-        return self.run(COMMIT, owner, number, how, TERM, CLAIM, expiration, rejoin, *flat)
+        start = owner, number, how, TERM, CLAIM, expiration, rejoin, after
+        return self.run(COMMIT, *start, *flat)
 
     def extend(self, owner: str, term: int = TERM) -> Any:
         return self.run(EXTEND, owner, term)
@@ -484,6 +488,19 @@ def test_commit_repeated_under_the_same_lock(ident: Ident) -> None:
     assert ident.read("X") == [b"a"]
     assert ident.commit(A, 10, ("X", "b", 1), keep=True) == [1, 0]
     assert ident.read("X") == [b"b"]
+
+
+def test_commit_that_depends_on_another(ident: Ident) -> None:
+    """Is not done unless that one was, or a later one."""
+    ident.acquire(A)
+    before = ident.client.hgetall(ident.key)
+    assert ident.commit(A, 6, ("X", "b", 1), after=5) == [2]
+    assert ident.client.hgetall(ident.key) == before
+    assert ident.commit(A, 5, ("X", "a", 1), keep=True) == [1, 0]
+    assert ident.commit(A, 6, ("X", "b", 1), keep=True, after=5) == [1, 0]
+    assert ident.commit(A, 7, ("X", "c", 1), after=5) == [1, 0]
+    assert ident.read("X") == [b"c"]
+    assert ident.commit(A, 8, after=9) == [0]
 
 
 def test_commits_of_two_instances_are_told_apart(ident: Ident) -> None:

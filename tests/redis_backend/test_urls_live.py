@@ -39,28 +39,30 @@ def token(ident: str = "a") -> StateToken[Note]:
 async def use(store: Any, **options: Any) -> None:
     """Do a bit of everything, with two managers that wait for each other."""
     options = {"key_prefix": f"live-{next(_numbers)}", **options}
-    async with StateManagerRedis(store, **options) as one:
-        async with StateManagerRedis(store, **options) as other:
+    async with (
+        StateManagerRedis(store, **options) as one,
+        StateManagerRedis(store, **options) as other,
+    ):
 
-            async def change(manager: StateManager) -> None:
-                for _ in range(5):
-                    async with manager.modify_state(token()) as state:
-                        state.n += 1
-                        await asyncio.sleep(0.001)
+        async def change(manager: StateManager) -> None:
+            for _ in range(5):
+                async with manager.modify_state(token()) as state:
+                    state.n += 1
+                    await asyncio.sleep(0.001)
 
-            async with asyncio.timeout(20):
-                await asyncio.gather(change(one), change(other), change(one))
-                assert (await one.get_state(token())).n == 15
-                await one.set_state(token("large"), Note("x" * _LARGE))
-                async with other.modify_state(token("large")) as state:
-                    assert len(state.text) == _LARGE
-                found = sorted([info.ident async for info in other.tokens()])
-                assert found == ["a", "large"]
-                for ident in found:
-                    assert await other.delete_state(token(ident))
-                with pytest.raises(ZeroDivisionError):
-                    async with one.modify_state(token()):
-                        raise ZeroDivisionError
+        async with asyncio.timeout(20):
+            await asyncio.gather(change(one), change(other), change(one))
+            assert (await one.get_state(token())).n == 15
+            await one.set_state(token("large"), Note("x" * _LARGE))
+            async with other.modify_state(token("large")) as state:
+                assert len(state.text) == _LARGE
+            found = sorted([info.ident async for info in other.tokens()])
+            assert found == ["a", "large"]
+            for ident in found:
+                assert await other.delete_state(token(ident))
+            with pytest.raises(ZeroDivisionError):
+                async with one.modify_state(token()):
+                    raise ZeroDivisionError
     await asyncio.sleep(0)
     gc.collect()  # what is left open warns now
 
@@ -91,13 +93,15 @@ async def test_tls(redis_server: Server, oplock: Any) -> None:
 
 async def test_tls_connection_that_is_cut(redis_server: Server) -> None:
     """A TLS connection that is lost in the middle of the work is made again."""
-    async with TlsProxy("127.0.0.1", redis_server.port) as proxy:
-        async with StateManagerRedis(proxy.url, key_prefix="tls-cut") as manager:
-            for number in range(1, 5):
-                async with manager.modify_state(token()) as state:
-                    state.n += 1
-                    proxy.cut()
-                assert (await manager.get_state(token())).n == number
+    async with (
+        TlsProxy("127.0.0.1", redis_server.port) as proxy,
+        StateManagerRedis(proxy.url, key_prefix="tls-cut") as manager,
+    ):
+        for number in range(1, 5):
+            async with manager.modify_state(token()) as state:
+                state.n += 1
+                proxy.cut()
+            assert (await manager.get_state(token())).n == number
 
 
 async def test_tls_that_is_not_trusted(redis_server: Server) -> None:
@@ -218,31 +222,35 @@ async def test_cluster_client_of_the_program(cluster_setup: ClusterSetup) -> Non
 
 async def test_connecting_sends_no_more_than_needed(redis_server: Server) -> None:
     """A connection begins with redis-py's handshake, without maintenance notifications."""
-    async with FaultyProxy("127.0.0.1", redis_server.port) as proxy:
-        async with StateManagerRedis(f"{proxy.url}?protocol=3", key_prefix="first") as manager:
-            await manager.get_state(token())
-            assert proxy.connections == 1
-            assert proxy.commands == {b"HELLO": 1, b"CLIENT": 2, b"EVAL": 1}
+    async with (
+        FaultyProxy("127.0.0.1", redis_server.port) as proxy,
+        StateManagerRedis(f"{proxy.url}?protocol=3", key_prefix="first") as manager,
+    ):
+        await manager.get_state(token())
+        assert proxy.connections == 1
+        assert proxy.commands == {b"HELLO": 1, b"CLIENT": 2, b"EVAL": 1}
 
 
 @pytest.mark.parametrize("server_kind", ["plain", "tls"])
 async def test_close_while_connecting(redis_server: Server, server_kind: str) -> None:
     """Closing, or a cancel, in the middle of a handshake leaves no connection behind."""
-    async with FaultyProxy("127.0.0.1", redis_server.port) as proxy:
-        async with TlsProxy("127.0.0.1", proxy.port) as tls:
-            url = tls.url if server_kind == "tls" else proxy.url
-            proxy.hold()
-            for turns in range(0, 60, 3):
-                manager = StateManagerRedis(url, key_prefix="closing")
-                reading = asyncio.create_task(manager.get_state(token()))
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                reading.cancel()
-                await asyncio.wait([reading])
-                async with asyncio.timeout(10):
-                    await manager.close()
-                gc.collect()
-            proxy.resume()
-            proxy.cut()
+    async with (
+        FaultyProxy("127.0.0.1", redis_server.port) as proxy,
+        TlsProxy("127.0.0.1", proxy.port) as tls,
+    ):
+        url = tls.url if server_kind == "tls" else proxy.url
+        proxy.hold()
+        for turns in range(0, 60, 3):
+            manager = StateManagerRedis(url, key_prefix="closing")
+            reading = asyncio.create_task(manager.get_state(token()))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.wait([reading])
+            async with asyncio.timeout(10):
+                await manager.close()
+            gc.collect()
+        proxy.resume()
+        proxy.cut()
     await asyncio.sleep(0)
     gc.collect()

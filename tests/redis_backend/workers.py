@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,11 @@ class Turns:
     """Who has had the lock, one after the other."""
 
     names: list[str] = field(default_factory=list)
+
+
+def show(figures: str) -> None:
+    """Show what was counted; pytest does with -s, and when the test fails."""
+    print(figures)  # noqa: T201
 
 
 # Programs
@@ -104,9 +108,12 @@ async def increment(
 
 
 async def share(
-    report: Report, name: str, tasks: int, until: int, hold: float, **options: Any
+    report: Report, name: str, tasks: int, begin: int, until: int, hold: float, **options: Any
 ) -> None:
-    """Take one lock with several tasks, until all processes together had it often enough."""
+    """Take one lock with several tasks, until all processes together had it often enough.
+
+    Tell the waits, in microseconds, of the turns from number `begin` on.
+    """
     waits: list[float] = []
     async with StateManagerRedis(**options) as manager:
         token = StateToken("shared", Turns)
@@ -119,7 +126,8 @@ async def share(
             while not enough:
                 asked_at = time.monotonic()
                 async with manager.modify_state(token) as turns:
-                    waits.append(time.monotonic() - asked_at)
+                    if len(turns.names) >= begin:
+                        waits.append(time.monotonic() - asked_at)
                     turns.names.append(name)
                     enough = len(turns.names) >= until
                     await asyncio.sleep(hold)
@@ -158,10 +166,10 @@ async def queue(report: Report, ident: str, name: str, deaf: bool = False, **opt
         Inbox._received = lambda self, reply: None  # type: ignore[method-assign]
         ask = Grants._ask
 
-        async def count(*args: Any) -> Any:
+        def count(*args: Any, **options: Any) -> Any:
             nonlocal looks
             looks += 1
-            return await ask(*args)
+            return ask(*args, **options)
 
         Grants._ask = count  # type: ignore[method-assign]
     async with StateManagerRedis(**options) as manager:
@@ -228,7 +236,7 @@ POINTS = {
 
 def _stop_at(report: Report, point: str, step: int) -> None:
     cls, name, after = POINTS[point]
-    original: Callable[..., Any] = getattr(cls, name)
+    original: Any = getattr(cls, name)
     left = itertools.count(step - 1, -1)
 
     def stopping(self: Any, *args: Any) -> Any:
@@ -311,11 +319,19 @@ async def hear_word(program: Program, word: str) -> None:
         assert await hear(program), f"a program has ended without {word!r}: {program.heard[-3:]}"
 
 
+async def hear_all(program: Program) -> None:
+    """Wait until a program says nothing any more."""
+    while await hear(program):
+        pass
+
+
 async def finish(*programs: Program) -> None:
-    """Wait until programs have ended, as they should."""
+    """Wait until programs have ended, as they should.
+
+    All are heard at once: one that nobody listens to would stop, and with it its event loop.
+    """
+    await asyncio.gather(*map(hear_all, programs))
     for program in programs:
-        while await hear(program):
-            pass
         program.finish()
 
 

@@ -89,7 +89,6 @@ def test_disk_mutant_differs_from_the_model(mutant: Any) -> None:
     [
         redis_mutants.AskingRenews,
         redis_mutants.CachesByIdent,
-        redis_mutants.CloseWritesNothing,
         redis_mutants.ExpiredIsLoaded,
         redis_mutants.ExpiredIsReadable,
         redis_mutants.ExpiredIsRenewed,

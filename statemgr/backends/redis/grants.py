@@ -63,7 +63,9 @@ class Grant:
         payloads: By cache key, the committed states; None where there is none.
         unsaved: By class, states that are acknowledged and not in Redis yet: cache key,
             payload, and when that was.
-        saving: Whether a commit is on its way that ends with the use of the lock here.
+        sent: How many commits are on their way, and
+        unacknowledged: how many of these no caller has been told of.
+        last_commit: The number of the last one.
         touched: Classes whose states are to be renewed with the next commit or release, and
             when they were used.
     """
@@ -76,6 +78,7 @@ class Grant:
         "held",
         "hold_ends_at",
         "key",
+        "last_commit",
         "lock_key",
         "lost",
         "owner",
@@ -84,10 +87,11 @@ class Grant:
         "queued",
         "records",
         "renewed_at",
-        "saving",
+        "sent",
         "touched",
         "turn_ends_at",
         "turns",
+        "unacknowledged",
         "unsaved",
         "waits_on",
         "wanted",
@@ -98,7 +102,8 @@ class Grant:
         self.key = key
         self.owner = owner
         self.held = self.lost = self.wanted = self.queued = self.called = False
-        self.saving = False
+        self.sent = self.unacknowledged = 0
+        self.last_commit = 0
         self.fence = 0
         self.deadline = self.renewed_at = self.turn_ends_at = self.hold_ends_at = 0.0
         self.turns = 0
@@ -403,8 +408,11 @@ class Grants:
             self._claim,
             self._expiration,
             again.owner if again is not None else b"",
+            grant.last_commit if grant.sent else 0,
             *[part for change in changes for part in change],
         )
+        grant.sent += 1
+        grant.last_commit = number
         if not keep:
             self.forget(grant)
         if again is not None:

@@ -12,10 +12,11 @@ time is over. What ends a kept grant in time is `StateManagerExpiration`, by loc
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
 
 from statemgr.backends.redis.channel import Client, channel_to
@@ -123,7 +124,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self._client = client_from_url(redis) if isinstance(redis, str) else redis
         self._locks = KeyedLocks(self._clock, self._redaction.ident)
         self._granted: dict[str, Grant] = {}  # by lock key
-        self._flushing: dict[str, asyncio.Future[None]] = {}
+        self._flushing: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, StateManagerError] = {}
         self._keeps = oplock != "off"
         self._writes_behind = oplock == "behind"
@@ -209,7 +210,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
                 timeout = max(timeout, 0.001)  # its turn has come: a look at the least
         try:
             self._check_usable()  # closed while this waited
-            self._raise_failure(lock_key)
+            if self._flushing or self._failures:
+                await self._raise_failure(lock_key)
             grant = self._granted.get(lock_key)
             if grant is None or not await self._can_go_on(grant, tokens):
                 queue = self._locks.queues.get(lock_key)
@@ -231,15 +233,15 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         """Use a grant that a body before has left, if it is ours to use; else give it up."""
         now = self._monotonic()
         if grant.must_go(now) or not grant.is_good(now):
-            await self._let_go(grant)
-            self._raise_failure(grant.lock_key)
+            self._let_go(grant)
+            await self._raise_failure(grant.lock_key)
             return False
         missing = [token for token in tokens if token.cache_key not in grant.payloads]
         if missing:
             records = await self._grants.reread(grant, [class_of(token) for token in missing])
             if records is None:
                 self._lose(grant)
-                self._raise_failure(grant.lock_key)
+                await self._raise_failure(grant.lock_key)
                 return False
             for token, record in zip(missing, records, strict=True):
                 grant.records[token.cache_key] = record
@@ -308,6 +310,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         return (
             self._writes_behind
             and not grant.wanted
+            and not grant.unacknowledged
             and grant.is_good(now)
             and now < grant.hold_ends_at
         )
@@ -331,6 +334,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     async def _save(self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]) -> None:
         """Write states, None for those to be dropped, and let go of the lock here.
 
+        The lock is free here as soon as the commit is on its way: what the next task sends under
+        this grant is done after it, and only if it was done.
+
         Raises:
             LockExpiredError: If the lock was lost.
             CommitUncertainError: If the outcome cannot be known.
@@ -346,26 +352,48 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         keep = not grant.must_go(now) and (
             waited_for or (self._keeps and not grant.wanted and now < grant.hold_ends_at)
         )
-        saving = _Saving(self, grant, states, now, keep=keep)
-        call = self._grants.commit(
-            grant, self._changes(grant, states), keep=keep, rejoin=waited_for and not keep
-        )
+        saving, call = self._send(grant, states, keep=keep, rejoin=waited_for and not keep)
         waiting = self._wait_for_copies(grant)
-        grant.saving = True
-        call.late = saving.concluded
+        grant.unacknowledged += 1
+        self._end(lock_key, grant if keep else None)
         try:
             reply = await call.future
         except asyncio.CancelledError:
             if not call.future.cancelled():  # it came together with the cancel
-                saving.concluded(call.future.exception() or call.future.result())
+                saving.conclude(call.future.exception() or call.future.result())
             raise
         except BackendUnavailableError as error:
-            saving.concluded(error)
+            saving.conclude(error)
             raise self._uncertain(lock_key, error) if call.sent else error from error.__cause__
-        if not saving.concluded(reply):
+        saving.conclude(reply)
+        if reply[0] == 2:
+            raise BackendUnavailableError(
+                f"nothing was written: another change of {self._redaction.ident(lock_key)}, "
+                "which this one was made on, could not be written"
+            )
+        if reply[0] != 1:
             raise self._expired(lock_key)
         if waiting is not None:
             await self._confirm(grant, waiting)
+
+    def _send(
+        self,
+        grant: Grant,
+        states: dict[str, tuple[bytes, bytes | None]],
+        *,
+        keep: bool,
+        rejoin: bool = False,
+    ) -> "tuple[_Saving, Call]":
+        """Send a commit of these states, and of what was not written before."""
+        saving = _Saving(self, grant, states, self._monotonic(), keep=keep)
+        call = self._grants.commit(grant, self._changes(grant, states), keep=keep, rejoin=rejoin)
+        call.late = saving.conclude
+        for key, (_, payload) in states.items():
+            grant.payloads[key] = payload
+        grant.unsaved, grant.touched = {}, {}
+        if not keep:
+            self._drop(grant)
+        return saving, call
 
     def _wait_for_copies(self, grant: Grant) -> Call | None:
         """Have the server say when others, or its disk, have what was sent before."""
@@ -425,25 +453,22 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     def _pack(self, cache_key: str, payload: bytes) -> bytes:
         return self._codec.pack(cache_key, payload, math.inf)  # the hash has the deadline
 
-    def _saved(self, saving: "_Saving", reply: Any) -> bool:
-        """Take note of how a commit has ended, and let go of the lock here."""
+    def _saved(self, saving: "_Saving", reply: Any) -> None:
+        """Take note of how a commit has ended."""
         grant = saving.grant
-        grant.saving = False
-        saved = not isinstance(reply, Exception) and reply[0] == 1
-        if saved:
-            saving.settle()
-        if saved and saving.keep:
+        grant.sent -= 1
+        if saving.states:
+            grant.unacknowledged -= 1
+        if isinstance(reply, Exception) or reply[0] != 1:
+            grant.unsaved = saving.unsaved | grant.unsaved
+            self._lose(grant, reply if isinstance(reply, Exception) else None)
+        elif saving.keep:
             grant.deadline = max(grant.deadline, saving.asked_at + self.lock_expiration)
-            grant.wanted = grant.wanted or reply[1] == 1
             if grant.hold_ends_at <= saving.asked_at:
                 grant.hold_ends_at = saving.asked_at + self.oplock_hold_time
-            self._end(grant.lock_key, grant)
-        else:
-            if not saved:
-                self._lose(grant, reply if isinstance(reply, Exception) else None)
-            self._drop(grant)
-            self._end(grant.lock_key, None)
-        return saved
+            if reply[1] == 1:
+                grant.wanted = True
+                self._wanted(grant)
 
     def _expired(self, lock_key: str) -> LockExpiredError:
         return LockExpiredError(
@@ -510,73 +535,51 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             self._lock_released(lock_key)
         self._grants.give_up(lock_key)
         grant = grant or self._granted.get(lock_key)
-        if grant is None or grant.saving:
+        if grant is None:
             return
-        if not self._keeps or (self._refusal is not None and not grant.unsaved):
-            self._release(grant)
-        elif grant.wanted or self._monotonic() >= grant.hold_ends_at:
-            self._let_go_soon(grant)
+        keeps = self._keeps and self._refusal is None and not grant.wanted
+        if not keeps or self._monotonic() >= grant.hold_ends_at:
+            self._let_go(grant)
 
     def _wanted(self, grant: Grant) -> None:
         """Give up a kept grant that another process waits for; forget one that is lost."""
         if grant.lock_key not in self._locks.holders:
-            self._let_go_soon(grant)
+            self._let_go(grant)
 
-    def _let_go_soon(self, grant: Grant) -> None:
-        """Give up a grant that nobody uses here; a body that comes meanwhile waits."""
-        lock_key = grant.lock_key
-        if self._granted.get(lock_key) is not grant or lock_key in self._locks.holders:
+    def _let_go(self, grant: Grant) -> None:
+        """Give up a grant that no body uses, and have what is not written yet written."""
+        if self._granted.get(grant.lock_key) is not grant:
             return
-        if not grant.unsaved:
-            self._release(grant)
-            return
-        self._locks.holders[lock_key] = _Flush()
-        self._flushing[lock_key] = asyncio.get_running_loop().create_task(
-            self._flush(lock_key, self._let_go(grant))
-        )
-
-    async def _flush(self, lock_key: str, let_go: Awaitable[None]) -> None:
-        try:
-            await let_go
-        finally:
-            del self._flushing[lock_key]
-            self._end(lock_key, None)
-
-    def _let_go(self, grant: Grant) -> Awaitable[None]:
-        """Send what is not written yet, and give up a grant that no body uses, at once."""
         if grant.unsaved:
-            written = self._write_out(grant, keep=False)
-            return self._release_when(written, grant)
-        self._release(grant)
-        return self._done
+            self._flush(grant, keep=False)
+        else:
+            self._release(grant)
 
-    async def _release_when(self, written: Awaitable[None], grant: Grant) -> None:
-        await written
-        self._release(grant)
-
-    def _write_out(self, grant: Grant, *, keep: bool) -> Awaitable[None]:
-        """Send what is not written yet, at once; an error is kept for whoever comes next."""
+    def _flush(self, grant: Grant, *, keep: bool) -> None:
+        """Have written what is not; an error is kept for whoever comes next."""
         if grant.lost or not grant.held:
             self._lose(grant)
-            return self._done
-        grant.saving = not keep
-        saving = _Saving(self, grant, {}, self._monotonic(), keep=keep)
-        changes = self._changes(grant, {})
-        call = self._grants.commit(grant, changes, keep=keep, rejoin=False)
-        return self._written(saving, call, self._wait_for_copies(grant))
+            return
+        saving, call = self._send(grant, {}, keep=keep)
+        flushing = asyncio.get_running_loop().create_task(
+            self._conclude_flush(saving, call, self._wait_for_copies(grant))
+        )
+        self._flushing[grant.lock_key] = flushing
+        flushing.add_done_callback(functools.partial(self._flushed, grant.lock_key))
 
-    async def _written(self, saving: "_Saving", call: Call, waiting: Call | None) -> None:
-        outcome: Any
+    async def _conclude_flush(self, saving: "_Saving", call: Call, waiting: Call | None) -> None:
+        reply: Any
         try:
-            outcome = await asyncio.shield(call.future)
-            if outcome[0] == 1 and waiting is not None:
+            reply = await call.future
+            if reply[0] == 1 and waiting is not None:
                 await self._confirm(saving.grant, waiting)
         except StateManagerError as error:
-            outcome = error
-        if isinstance(outcome, Exception) or outcome[0] != 1:
-            self._lose(saving.grant, outcome if isinstance(outcome, Exception) else None)
-        else:
-            saving.settle()
+            reply = error
+        saving.conclude(reply)
+
+    def _flushed(self, lock_key: str, flushing: "asyncio.Task[None]") -> None:
+        if self._flushing.get(lock_key) is flushing:
+            del self._flushing[lock_key]
 
     def _release(self, grant: Grant) -> None:
         self._drop(grant)
@@ -607,8 +610,11 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             del self._granted[grant.lock_key]
             self._token_expires_at.pop(grant.lock_key, None)
 
-    def _raise_failure(self, lock_key: str) -> None:
-        if self._failures and (failure := self._failures.pop(lock_key, None)) is not None:
+    async def _raise_failure(self, lock_key: str) -> None:
+        """Raise the error of a flush, once, when it has ended."""
+        if (flushing := self._flushing.get(lock_key)) is not None:
+            await asyncio.wait([flushing])
+        if (failure := self._failures.pop(lock_key, None)) is not None:
             raise failure
 
     def _lock_held_of(self, key: str) -> str | None:
@@ -623,11 +629,10 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
                 continue  # given up since the purge began
             grant = self._granted[key]
             if key not in self._locks.holders:
-                self._let_go_soon(grant)
+                self._let_go(grant)
             else:
                 self._track_token(key, self._monotonic() + self.oplock_hold_time)
-                if not grant.saving:  # else what it has is on its way
-                    await self._write_out(grant, keep=True)
+                self._flush(grant, keep=True)
 
     # Reading
 
@@ -656,6 +661,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self, tokens: Sequence[AnyToken], expiration: int, *, records: bool
     ) -> list[Any]:
         """Return what there is of each token: a record, or what this process keeps, or None."""
+        if self._flushing or self._failures:
+            for token in tokens:
+                await self._raise_failure(token.lock_key)
         found: list[Any] = [None] * len(tokens)
         groups: dict[str, list[int]] = {}
         for number, token in enumerate(tokens):
@@ -683,10 +691,10 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
 
     def _local(self, token: AnyToken) -> "_Local | None":
         """Return the state that this process keeps; None if it does not know."""
-        self._raise_failure(token.lock_key)
         grant = self._granted.get(token.lock_key)
         if (
             grant is None
+            or grant.unacknowledged
             or token.cache_key not in grant.payloads
             or not grant.is_good(self._monotonic())
         ):
@@ -694,8 +702,11 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         return _Local(grant.payloads[token.cache_key])
 
     async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
-        changed = [g for g in self._granted.values() if (g.unsaved or g.touched) and not g.saving]
-        await asyncio.gather(*(self._write_out(grant, keep=True) for grant in changed))
+        for grant in list(self._granted.values()):
+            if grant.unsaved or grant.touched:
+                self._flush(grant, keep=True)
+        if self._flushing:
+            await asyncio.wait(set(self._flushing.values()))
         start = StateToken(prefix, object).lock_key if prefix else ""
         seen: set[bytes] = set()
         for link in await self._channel.primaries():
@@ -741,8 +752,10 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self._locks.fail_waiters(self._refused)
         self._grants.fail_waits(self._refused)
         await self._stop_expiration()
-        leaving = [self._let_go(g) for g in list(self._granted.values()) if not g.saving]
-        await asyncio.gather(*leaving, *self._flushing.values())
+        for grant in list(self._granted.values()):
+            self._let_go(grant)
+        if self._flushing:
+            await asyncio.wait(set(self._flushing.values()))
         self._grants.stop()
         await self._channel.close(self._channel.timeout)
         if self._owns_client:
@@ -757,12 +770,11 @@ class _Saving:
     """A commit that is on its way.
 
     Attributes:
-        states: What a body has changed.
+        states: What a body has changed; none of a flush.
         unsaved: What it writes of what was acknowledged before.
-        touched: What it renews.
     """
 
-    __slots__ = ("_manager", "asked_at", "grant", "keep", "states", "touched", "unsaved")
+    __slots__ = ("_manager", "asked_at", "grant", "keep", "states", "unsaved")
 
     def __init__(
         self,
@@ -778,25 +790,11 @@ class _Saving:
         self.states = states
         self.asked_at = asked_at
         self.keep = keep
-        self.unsaved = grant.unsaved.copy()
-        self.touched = grant.touched.copy()
+        self.unsaved = grant.unsaved
 
-    def concluded(self, reply: Any) -> bool:
-        """Have the manager take note of the reply, or error; return whether it was saved."""
-        return self._manager._saved(self, reply)
-
-    def settle(self) -> None:
-        """Have the grant know what was written."""
-        grant = self.grant
-        for key, (name, payload) in self.states.items():
-            grant.payloads[key] = payload
-            grant.unsaved.pop(name, None)
-        for name, unsaved in self.unsaved.items():
-            if grant.unsaved.get(name) == unsaved:
-                del grant.unsaved[name]
-        for name, touched_at in self.touched.items():
-            if grant.touched.get(name) == touched_at:
-                del grant.touched[name]
+    def conclude(self, reply: Any) -> None:
+        """Have the manager take note of the reply, or error."""
+        self._manager._saved(self, reply)
 
 
 class _Local:
@@ -806,10 +804,3 @@ class _Local:
 
     def __init__(self, payload: bytes | None) -> None:
         self.payload: Any = payload
-
-
-class _Flush:
-    """What holds an ident's lock here while its changes are written."""
-
-    task: "asyncio.Task[Any] | None" = None
-    locked_since = 0.0
