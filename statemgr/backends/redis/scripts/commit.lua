@@ -63,7 +63,7 @@ else
 end
 if #drop > 0 then redis.call('HDEL', key, unpack(drop)) end
 redis.call('HSET', key, 'lock', lock, unpack(set))
-live_for(math.max(expiration, term * 2))
+live_for(math.max(expiration, term * 2, MEMORY))
 if heir then tell(heir) end
-if prunes or #drop > 0 then remove_expired(keeps or heir, since, term * 2) end
+if prunes or #drop > 0 then remove_expired(keeps or heir, since, math.max(term * 2, MEMORY)) end
 return {1, wait == '' and 0 or 1}

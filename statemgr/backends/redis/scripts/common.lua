@@ -7,6 +7,10 @@ local key = KEYS[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- For how long a commit is known that was done, at least: nobody repeats one later, unless the
+-- timeouts of a client are longer than half of it.
+local MEMORY = 60000
+
 -- A lock field, and what is in one.
 local function lock_text(owner, until_, term, since, fence, kept, prune, wait)
   return owner .. ' ' .. until_ .. ' ' .. term .. ' ' .. since .. ' ' .. fence .. ' '
