@@ -122,6 +122,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self._keys = Keys(key_prefix)
         self._owns_client = isinstance(redis, str)
         self._client = client_from_url(redis) if isinstance(redis, str) else redis
+        if not isinstance(self._client, Client):
+            raise refused("redis", type(redis).__qualname__, "a URL, or a client of redis.asyncio")
         self._locks = KeyedLocks(self._clock, self._redaction.ident)
         self._granted: dict[str, Grant] = {}  # by lock key
         self._flushing: dict[str, asyncio.Task[None]] = {}
@@ -166,20 +168,21 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     # Entering a body
 
     def _begin_nowait(self, modification: StateModification[Any], now: float) -> bool:
-        grant = self._granted.get(modification.lock_key)
-        if grant is None or modification.lock_key in self._locks.holders:
+        lock_key = modification.lock_key
+        grant = self._granted.get(lock_key)
+        if grant is None or grant.wanted or lock_key in self._locks.holders:
             return False
-        if grant.wanted or not grant.is_good(now) or now >= grant.hold_ends_at:
+        if not grant.is_good(now) or now >= grant.hold_ends_at:
             return False
-        if any(token.cache_key not in grant.payloads for token in modification.tokens):
+        if not all(token.cache_key in grant.payloads for token in modification.tokens):
             return False
-        self._locks.holders[modification.lock_key] = modification
+        self._locks.holders[lock_key] = modification
         modification.locked_since = now
         modification.grant = grant
         try:
             modification.load_states(self._load_from(grant, []))
         except BaseException:
-            self._end(modification.lock_key, grant)
+            self._end(lock_key, grant)
             raise
         return True
 
@@ -499,8 +502,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             grant.touched[class_of(token)] = now
 
     def _fence_of(self, modification: StateModification[Any]) -> int | None:
-        grant: Grant = modification.grant
-        return grant.fence
+        grant: Grant | None = getattr(modification, "grant", None)
+        return None if grant is None else grant.fence
 
     async def _write(self, modification: StateModification[Any]) -> None:
         token = modification.token
