@@ -608,6 +608,24 @@ async def test_inbox_that_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     assert server.connections == 2
 
 
+async def test_inbox_ends_when_a_cancel_is_swallowed() -> None:
+    """Closing an inbox does not wait for ever if making a connection swallows a cancel."""
+    dialling, swallowed = asyncio.Event(), asyncio.Event()
+    async with FakeServer(subscribed) as server:
+
+        async def dial() -> Any:
+            try:
+                dialling.set()
+                await asyncio.sleep(PATIENCE)
+            except asyncio.CancelledError:
+                swallowed.set()
+            return await server.dial()
+
+        async with asyncio.timeout(PATIENCE), inbox_of(dial):
+            await dialling.wait()
+        assert swallowed.is_set()
+
+
 async def test_inbox_survives_what_is_not_foreseen(caplog: pytest.LogCaptureFixture) -> None:
     """An error of who makes connections is logged, and the inbox goes on."""
     errors = [KeyError("of a credential provider"), OSError("none")]

@@ -7,6 +7,7 @@ server can always be reached again, so no call has a reason to fail.
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from .workers import Counter, show
 AT_ONCE = 8  # scenarios that run side by side
 PATIENCE = 60.0  # seconds after which they hang
 STALL = 0.5  # seconds without a reply after which a connection is given up
-PAIRS = 6  # how far apart two messages that are lost one after the other may be
+PAIRS = int(os.environ.get("STATEMGR_PAIRS", "1"))  # how far apart two that are lost may be
 
 MODES: dict[str, dict[str, Any]] = {
     "off": {},
@@ -34,6 +35,9 @@ MODES: dict[str, dict[str, Any]] = {
     "behind": {"oplock": "behind", "oplock_hold_time": 2.0},
 }
 FAULTS = ["drop_reply", "cut_before_request"]
+# A request that is not sent does not depend on what is kept: with each oplock in the long form.
+ALL = bool(os.environ.get("STATEMGR_PAIRS"))
+HOW = [(mode, fault) for mode in MODES for fault in FAULTS[: 2 if ALL or mode == "off" else 1]]
 
 _numbers = itertools.count()
 
@@ -309,12 +313,15 @@ async def at_every_number(run: Callable[[int], Awaitable[bool]]) -> int:
 
 
 def losing(fault: str, number: int) -> Callable[[FaultyProxy], asyncio.Event]:
-    """Return what has a proxy lose its Nth message."""
-    return lambda proxy: getattr(proxy, fault)(number)
+    """Return what has a proxy lose its Nth message; those of a handshake are not counted."""
+    return lambda proxy: getattr(proxy, fault)(number, where=is_no_handshake)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("mode", MODES)
+def is_no_handshake(command: Command) -> bool:
+    return command[0] not in (b"HELLO", b"CLIENT", b"SELECT")
+
+
+@pytest.mark.parametrize(("mode", "fault"), HOW)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 async def test_a_message_that_is_lost(
     redis_server: Server, scenario: Scenario, mode: str, fault: str
@@ -324,7 +331,21 @@ async def test_a_message_that_is_lost(
         lambda number: play(redis_server, scenario, losing(fault, number), **MODES[mode])
     )
     show(f"lost {scenario.__name__} {mode} {fault} {count}")
-    assert count >= 5
+    assert count >= 2
+
+
+@pytest.mark.parametrize(("mode", "fault"), HOW)
+async def test_a_message_of_a_handshake_that_is_lost(
+    redis_server: Server, mode: str, fault: str
+) -> None:
+    """A connection that is lost before it can be used is made again."""
+    count = await at_every_number(
+        lambda number: play(
+            redis_server, waits, lambda proxy: getattr(proxy, fault)(number), **MODES[mode]
+        )
+    )
+    show(f"lost with handshakes {mode} {fault} {count}")
+    assert count >= 2
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -337,7 +358,7 @@ async def test_a_message_that_is_lost_when_the_hold_time_ends(
         lambda number: play(redis_server, scenario, losing(fault, number), **MODES["behind"])
     )
     show(f"lost {scenario.__name__} behind {fault} {count}")
-    assert count >= 5
+    assert count >= 2
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -347,7 +368,7 @@ async def test_two_messages_that_are_lost(
 ) -> None:
     """What is sent again may be lost again; so may what says that it was done."""
     total = 0
-    for first, second in itertools.product(FAULTS, FAULTS):
+    for first, second in itertools.product(FAULTS, FAULTS) if ALL else [FAULTS[:1] * 2]:
         for apart in range(1, PAIRS + 1):
 
             def lose(number: int) -> Callable[[FaultyProxy], asyncio.Event]:
@@ -386,34 +407,32 @@ class StallingProxy(FaultyProxy):
         return happened
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    "scenario", [changes, turns, deletes, is_waited_for], ids=lambda scenario: scenario.__name__
-)
-async def test_a_connection_that_stalls(
-    redis_server: Server, scenario: Scenario, mode: str
-) -> None:
+async def test_a_connection_that_stalls(redis_server: Server) -> None:
     """A connection from which nothing comes any more is replaced, and its calls are sent again."""
-    count = await at_every_number(
-        lambda number: play(
-            redis_server,
-            scenario,
-            lambda proxy: proxy.stall_reply(number),
-            kind=StallingProxy,
-            timeout=STALL,
-            **MODES[mode],
+
+    async def run(scenario: Scenario, mode: str) -> None:
+        count = await at_every_number(
+            lambda number: play(
+                redis_server,
+                scenario,
+                lambda proxy: proxy.stall_reply(number),
+                kind=StallingProxy,
+                timeout=STALL,
+                **MODES[mode],
+            )
         )
-    )
-    show(f"stalled {scenario.__name__} {mode} {count}")
-    assert count >= 2
+        show(f"stalled {scenario.__name__} {mode} {count}")
+        assert count >= 2, scenario
+
+    for scenario in (changes, turns, deletes, is_waited_for):
+        await asyncio.gather(*(run(scenario, mode) for mode in MODES))
 
 
 # Cancelled meanwhile
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "fault"), HOW)
 @pytest.mark.parametrize("cancelled_at", ["request", "reply"])
-@pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("waits", [False, True], ids=["free", "waited for"])
 async def test_cancelled_when_a_message_is_lost(
     redis_server: Server, mode: str, cancelled_at: str, fault: str, *, waits: bool
@@ -501,3 +520,20 @@ async def test_cancelled_at_each_await_when_a_reply_is_lost(
         awaits = await cancel_at_every_await(lambda: add_twice(one), check, prepare)
     show(f"awaits {mode} reply {nth}: {awaits}")
     assert awaits >= 1
+
+
+@pytest.mark.parametrize("turns_of_the_loop", range(0, 40, 4))
+async def test_closed_while_it_connects(redis_server: Server, turns_of_the_loop: int) -> None:
+    """A manager that is closed while it opens its connections has closed them then.
+
+    redis-py may swallow a cancel while it connects.
+    """
+    for _ in range(4):
+        manager = Manager(redis_server.url, key_prefix="closing", oplock="through")
+        reading = asyncio.ensure_future(manager.get_state(A))
+        for _ in range(turns_of_the_loop):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await manager.close()
+        await asyncio.wait([reading])
+        reading.exception()  # it was closed, or not

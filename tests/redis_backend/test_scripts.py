@@ -560,7 +560,7 @@ def test_expired_states_are_removed_with_time(ident: Ident) -> None:
     """And marks of commits that nobody repeats any more."""
     ident.store(("X", "x", 1), ("Y", "y", 1), owner="old.1")
     ident.set_left("X", -10)
-    ident.client.hset(ident.key, "c:old", f"1:{ident.now - TERM * 2 - 10}")
+    ident.client.hset(ident.key, "c:old", f"1:{ident.now - DAY}")
     ident.client.hset(ident.key, "c:new", f"1:{ident.now - TERM}")
     ident.acquire(A)
     ident.commit(A, 1, keep=True)
@@ -591,13 +591,13 @@ def test_state_that_expired_under_the_lock_is_not_removed(ident: Ident) -> None:
 
 def test_ident_without_states_is_soon_gone(ident: Ident) -> None:
     """Once it is free: what is left is a mark that a repeated commit is known by."""
-    ident.store(("X", "x", 1))
-    assert ident.ttl >= EXPIRATION - SLACK
     ident.acquire(A)
-    ident.commit(A, 1, ("X", "", "-"), keep=True)
-    assert ident.ttl >= EXPIRATION - SLACK
-    ident.commit(A, 2, ("X", "", "-"))
-    assert ident.ttl <= TERM * 2
+    ident.commit(A, 1, ("X", "x", 1), keep=True, expiration=DAY)
+    ident.commit(A, 2, ("X", "", "-"), keep=True)
+    assert ident.ttl >= DAY - SLACK
+    ident.commit(A, 3, ("X", "", "-"))
+    assert ident.ttl <= DAY / 2
+    assert ident.commit(A, 3) == [1, 0]
 
 
 def test_key_outlives_its_longest_state(ident: Ident) -> None:

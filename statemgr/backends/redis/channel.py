@@ -20,7 +20,7 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from statemgr.backends.redis.link import UNREACHABLE, Call, Link, without_arguments
+from statemgr.backends.redis.link import UNREACHABLE, Call, Link, end_task, without_arguments
 from statemgr.backends.redis.scripts import Script
 from statemgr.backends.redis.wire import Reply, Wire
 from statemgr.errors import BackendUnavailableError
@@ -293,8 +293,7 @@ class ClusterChannel(Channel):
         self._unrouted += self._hops
         for task in (self._routing, self._refreshing):
             if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
+                await end_task(task)
         self._fail_unrouted("the manager is closed", None)
         await asyncio.gather(*(link.close() for link in self._links()))  # made meanwhile
 
@@ -378,8 +377,7 @@ class Inbox:
 
     async def close(self) -> None:
         """Listen no more."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await end_task(self._task)
 
 
 def channel_to(client: Client) -> Channel:
@@ -413,6 +411,9 @@ async def _connected(connection: Any, timeout: float) -> Any:
         connection.socket_connect_timeout = timeout
     try:
         await connection.connect()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # redis-py can swallow that
+            raise asyncio.CancelledError  # noqa: TRY301
     except BaseException as error:
         with contextlib.suppress(redis.exceptions.RedisError, OSError):
             await connection.disconnect(nowait=True)

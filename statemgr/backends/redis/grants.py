@@ -181,7 +181,7 @@ class Grants:
     # Asking
 
     async def obtain(
-        self, lock_key: str, classes: Sequence[bytes], timeout: float | None, waiters: int
+        self, lock_key: str, classes: Sequence[bytes], timeout: float | None
     ) -> tuple[Grant, list[bytes | None]]:
         """Own an ident, after those who asked before.
 
@@ -189,7 +189,6 @@ class Grants:
             lock_key: The ident's.
             classes: Whose records to return.
             timeout: The longest wait in seconds; None waits for ever, 0 or less not at all.
-            waiters: How many more wait here.
 
         Returns:
             The grant, and a record for each class, None where there is none.
@@ -237,7 +236,6 @@ class Grants:
         self._unqueue(grant)
         grant.fence = int(reply[1])
         grant.wanted = reply[2] == 1 or grant.called
-        grant.turns = waiters
         grant.turn_ends_at = self._clock.monotonic() + _SLICE
         return grant, reply[3:]
 

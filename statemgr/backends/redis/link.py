@@ -17,7 +17,6 @@ its caller was told that it was not done, or that nobody knows.
 """
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -37,6 +36,7 @@ _FIRST_PAUSE: Final = 0.01  # seconds until a connection is tried for again
 _LONGEST_PAUSE: Final = 0.25
 _PASSING: Final = ("LOADING", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "FAILOVER")
 _PASSING_PAUSE: Final = 0.05  # seconds until a call is sent again that was refused for a while
+_CANCEL_PAUSE: Final = 0.1  # seconds until a task is cancelled again that has not ended
 _DIAL_TIMEOUTS: Final = 8  # the most that a dial takes, in timeouts: sentinels are asked in turn
 
 # What redis-py raises when there is no connection to be had, and what asyncio does.
@@ -71,6 +71,7 @@ class Call:
         "args",
         "asked_at",
         "doubtful",
+        "failed",
         "future",
         "hops",
         "key",
@@ -94,7 +95,7 @@ class Call:
         self.script = script
         self.args = args
         self.asked_at = self.sent_at = asked_at
-        self.sent = self.doubtful = False
+        self.sent = self.doubtful = self.failed = False
         self.hops = 0
         self.late: Callable[[Reply], object] | None = None
         if script is None:
@@ -110,39 +111,40 @@ class Call:
     @property
     def is_wanted(self) -> bool:
         """Whether anybody still wants it done."""
-        return self.late is not None or not self.future.done()
+        return not self.failed and (self.late is not None or not self.future.done())
 
     def answer(self, reply: Reply) -> None:
         """Hand over the reply."""
         if not self.future.done():
             self.future.set_result(reply)
-        elif self.late is not None:
+        elif self.late is not None and not self.failed:
             self.late(reply)
 
     def fail(self, message: str, cause: Exception | None) -> None:
         """End without a reply. It is not wanted any more."""
-        late, self.late = self.late, None
+        failed, self.failed = self.failed, True
         if not self.future.done():
             self.future.set_exception(_unavailable(message, cause))
             self.future.exception()  # it is no fault if nobody looks: of several calls, the first
-        elif late is not None:
-            late(_unavailable(message, cause))
+        elif self.late is not None and not failed:
+            self.late(_unavailable(message, cause))
 
-    async def ended(self) -> None:
-        """Wait until it has ended, whoever waits for it. Does not wait for a dropped one."""
-        late, loop = self.late, asyncio.get_running_loop()
+    def ending(self) -> "asyncio.Future[Any] | None":
+        """Return what is done when a call without a reply ends; None if nobody wants it."""
         if not self.future.done():
-            await asyncio.wait([self.future])
-        elif late is not None:
-            ended: asyncio.Future[None] = loop.create_future()
+            return self.future
+        late = self.late
+        if late is None or self.failed:
+            return None
+        ending = asyncio.get_running_loop().create_future()
 
-            def settle(reply: Reply) -> None:
-                late(reply)
-                if not ended.done():
-                    ended.set_result(None)
+        def settle(reply: Reply) -> None:
+            if not ending.done():
+                ending.set_result(None)
+            late(reply)
 
-            self.late = settle
-            await ended
+        self.late = settle
+        return ending
 
 
 class _Asking(Call):
@@ -181,6 +183,14 @@ def _unavailable(message: str, cause: Exception | None) -> BackendUnavailableErr
     error = BackendUnavailableError(message)
     error.__cause__ = cause
     return error
+
+
+async def end_task(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task that makes connections, and wait for its end."""
+    while not task.done():
+        # Again and again: redis-py's handshake can swallow a cancel that comes with a timeout.
+        task.cancel()
+        await asyncio.wait([task], timeout=_CANCEL_PAUSE)
 
 
 def without_arguments(error: Exception) -> Exception:
@@ -447,9 +457,9 @@ class Link:
     async def drained(self, seconds: float) -> None:
         """Wait until all calls have ended, at most for these seconds."""
         calls = [*self._sent, *self._outbox, *self._resting]
-        with contextlib.suppress(asyncio.TimeoutError):
-            async with asyncio.timeout(seconds):
-                await asyncio.gather(*(call.ended() for call in calls))
+        endings = [ending for call in calls if (ending := call.ending()) is not None]
+        if endings:
+            await asyncio.wait(endings, timeout=seconds)
 
     async def close(self) -> None:
         """End the connection; calls without a reply fail."""
@@ -458,8 +468,7 @@ class Link:
             if timer is not None:
                 timer.cancel()
         if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait([self._connecting])
+            await end_task(self._connecting)
         if self._wire is not None:
             self._wire.close()
             await self._wire.wait_closed()

@@ -179,11 +179,15 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self._locks.holders[lock_key] = modification
         modification.locked_since = now
         modification.grant = grant
+        asides: list[Call] = []
         try:
-            modification.load_states(self._load_from(grant, []))
+            modification.load_states(self._load_from(grant, asides))
         except BaseException:
             self._end(lock_key, grant)
             raise
+        if asides:  # to be waited for
+            self._end(lock_key, grant)
+            return False
         return True
 
     async def _begin(self, modification: StateModification[Any]) -> None:
@@ -217,10 +221,10 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
                 await self._raise_failure(lock_key)
             grant = self._granted.get(lock_key)
             if grant is None or not await self._can_go_on(grant, tokens):
-                queue = self._locks.queues.get(lock_key)
-                waiters = 0 if queue is None else len(queue)
                 classes = [class_of(token) for token in tokens]
-                grant, records = await self._grants.obtain(lock_key, classes, timeout, waiters)
+                grant, records = await self._grants.obtain(lock_key, classes, timeout)
+                queue = self._locks.queues.get(lock_key)
+                grant.turns = 0 if queue is None else len(queue)
                 for token, record in zip(tokens, records, strict=True):
                     grant.records[token.cache_key] = record
                 self._granted[lock_key] = grant
