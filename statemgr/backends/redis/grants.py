@@ -202,6 +202,7 @@ class Grants:
         grant = self._waiting.get(lock_key)
         if grant is None:
             grant = self._waiting[lock_key] = self._new(lock_key)
+        self.listen()  # before there is need: opening takes longer than most waits
         joins = timeout is None or timeout > 0
         timer = None
         if timeout is not None and joins:
@@ -243,7 +244,10 @@ class Grants:
         """Return records of an ident that is owned; None if it is not any more."""
         asked_at = self._clock.monotonic()
         reply = await self._ask(grant, classes, joins=False)
-        if reply[0] != 1 or int(reply[1]) != grant.fence:
+        if reply[0] != 1:
+            return None
+        if int(reply[1]) != grant.fence:  # it was lost, and has just been taken anew
+            self.release(grant)
             return None
         self._renewed(grant, asked_at)
         records: list[bytes | None] = reply[3:]
@@ -266,7 +270,6 @@ class Grants:
     def _queue(self, grant: Grant) -> None:
         grant.queued = True
         self._queued[grant.owner.encode()] = grant
-        self.listen()
 
     def _unqueue(self, grant: Grant) -> None:
         if self._waiting.get(grant.lock_key) is grant:

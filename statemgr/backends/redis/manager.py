@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
 from statemgr.backends.redis.channel import Client, channel_to
 from statemgr.backends.redis.grants import Change, Grant, Grants, age_ms
 from statemgr.backends.redis.keys import Keys, class_of
-from statemgr.backends.redis.link import Call
+from statemgr.backends.redis.link import UNREACHABLE, Call
 from statemgr.backends.redis.scripts import DESCRIBE, READ
 from statemgr.backends.redis.urls import client_from_url
 from statemgr.errors import (
@@ -766,7 +766,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self._grants.stop()
         await self._channel.close(self._channel.timeout)
         if self._owns_client:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(*UNREACHABLE):
                 await self._client.aclose()
         if self._failures:
             failures, self._failures = self._failures, {}

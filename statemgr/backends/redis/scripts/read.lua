@@ -27,7 +27,12 @@ for i = 2, #fields, 2 do
   end
 end
 if expiration > 0 and #set > 0 then
-  redis.call('HSET', key, unpack(set))
+  local done = redis.pcall('HSET', key, unpack(set))
+  if type(done) == 'table' and done.err then
+    -- A server without memory: it does this after a write that it always does.
+    redis.call('HDEL', key, '')
+    redis.call('HSET', key, unpack(set))
+  end
   live_for(expiration)
 end
 return reply
