@@ -36,7 +36,8 @@ tests: $(VENV)/.dev ## Tests with the newest dependencies, and their branch cove
 # with any dependencies: the operating system, what the kit finds, and most of the state machines,
 # on which old Hypothesis takes ten times as long.
 NOT_OLDEST := tests/typing tests/unit/test_benchmarks.py tests/disk tests/conformance/test_mutants.py \
-  tests/stateful/test_mutants.py tests/stateful/test_disk.py
+  tests/stateful/test_mutants.py tests/stateful/test_disk.py tests/stateful/test_redis.py \
+  tests/redis_backend
 
 tests-oldest: $(OLDEST)/.dev ## Tests with the oldest dependencies that pyproject.toml allows
 	$(OLDEST)/bin/pytest --quiet $(NOT_OLDEST:%=--ignore=%) \

@@ -227,7 +227,20 @@ async def settled(task: "asyncio.Task[int]") -> AsyncIterator[Any]:
         yield BackendUnavailableError
 
 
-async def test_states_can_be_deleted_from_a_full_server(server: Server) -> None:
+async def test_states_of_a_full_server_are_read_and_renewed(server: Server) -> None:
+    """Reading needs no memory."""
+    async with manager_of(f"{server.url}?{LONG}") as manager:
+        await change(manager)
+        await in_thread(server.command, "CONFIG", "SET", "maxmemory", 1)
+        due = await in_thread(server.command, "HGETALL", manager._keys.ident("a"))
+        await asyncio.sleep(0.002)  # the server's clock counts in ms
+        assert await manager.get_state(token()) == Count(1)
+        assert await manager.touch(token())
+        assert due != await in_thread(server.command, "HGETALL", manager._keys.ident("a"))
+        await in_thread(server.command, "CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_body_that_fails_within_a_full_server(server: Server) -> None:
     """A body that fails within a full server releases its lock."""
     async with manager_of(f"{server.url}?{LONG}") as manager, manager_of(server.url) as other:
         await change(manager)

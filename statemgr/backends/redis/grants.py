@@ -25,7 +25,7 @@ import asyncio
 import functools
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from statemgr.backends.redis.channel import Channel
 from statemgr.backends.redis.keys import Keys
@@ -33,6 +33,9 @@ from statemgr.backends.redis.link import Call
 from statemgr.backends.redis.scripts import ACQUIRE, COMMIT, EXTEND, RELEASE
 from statemgr.clock import Clock, Timer
 from statemgr.errors import BackendUnavailableError, LockTimeoutError, StateManagerError
+
+if TYPE_CHECKING:
+    from statemgr.token import AnyToken
 
 _CLAIM: Final = 1.0  # seconds, at most: how long a lock that is passed to a dead process is lost
 _FIRST_LOOK: Final = 0.05  # seconds until a waiter looks by itself
@@ -61,6 +64,8 @@ class Grant:
         hold_ends_at: When an oplock ends.
         records: By cache key, the records that were read and not looked into yet.
         payloads: By cache key, the committed states; None where there is none.
+        live: By cache key, the object of a committed state that the last body has left, and the
+            token that it was made by.
         unsaved: By class, states that are acknowledged and not in Redis yet: cache key,
             payload, and when that was.
         sent: How many commits are on their way, and
@@ -79,6 +84,7 @@ class Grant:
         "hold_ends_at",
         "key",
         "last_commit",
+        "live",
         "lock_key",
         "lost",
         "owner",
@@ -109,6 +115,7 @@ class Grant:
         self.turns = 0
         self.records: dict[str, bytes | None] = {}
         self.payloads: dict[str, bytes | None] = {}
+        self.live: dict[str, tuple[AnyToken, Any]] = {}
         self.unsaved: dict[bytes, tuple[str, bytes, float]] = {}
         self.touched: dict[bytes, float] = {}
         self.waits_on: asyncio.Future[Any] | None = None  # whatever whoever asks waits for now

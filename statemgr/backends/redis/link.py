@@ -61,6 +61,7 @@ class Call:
         key: The key that says which server it goes to; None for any.
         packed: The command as it is sent.
         sent: Whether a server may have done it.
+        doubts: How many connections were lost while it had no reply.
         hops: How often it was sent on to another server for good.
         late: Called with the reply, or the error, if it comes when the future is done: when
             whoever waited was cancelled, or waits no longer. A call without it is dropped then,
@@ -70,7 +71,7 @@ class Call:
     __slots__ = (
         "args",
         "asked_at",
-        "doubtful",
+        "doubts",
         "failed",
         "future",
         "hops",
@@ -95,7 +96,8 @@ class Call:
         self.script = script
         self.args = args
         self.asked_at = self.sent_at = asked_at
-        self.sent = self.doubtful = self.failed = False
+        self.sent = self.failed = False
+        self.doubts = 0
         self.hops = 0
         self.late: Callable[[Reply], object] | None = None
         if script is None:
@@ -246,12 +248,12 @@ class Link:
         return len(self._outbox) + len(self._sent) + len(self._resting)
 
     def submit(self, call: Call) -> None:
-        """Send a call with the others of this turn of the loop."""
+        """Send a call: at once if the server has nothing to do, else with others of this turn."""
         if self._closed:
             call.fail("the manager is closed", None)
             return
         self._outbox.append(call)
-        if len(self._outbox) >= _BATCH and self._wire is not None:
+        if self._wire is not None and (not self._sent or len(self._outbox) >= _BATCH):
             self._flush()
         elif not self._flushing:
             self._flushing = True
@@ -303,7 +305,7 @@ class Link:
     def _refused(self, call: Call, refusal: Exception) -> None:
         error = without_arguments(refusal)
         text = str(error)
-        call.sent = call.doubtful  # it was not done this time
+        call.sent = call.doubts > 0  # it was not done this time
         if not call.is_wanted:
             return
         if text.startswith(("MOVED", "ASK ")):
@@ -410,7 +412,7 @@ class Link:
         self._wires_ending.add(ending)
         ending.add_done_callback(self._wires_ending.discard)
         for call in self._sent:
-            call.doubtful = True
+            call.doubts += 1
         self._outbox[:0] = self._sent
         self._sent.clear()
         self._drop_unwanted()

@@ -174,17 +174,29 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             return False
         if not grant.is_good(now) or now >= grant.hold_ends_at:
             return False
-        if not all(token.cache_key in grant.payloads for token in modification.tokens):
+        key, token = modification.state_key, modification.token
+        live = None
+        if key is None:
+            if not all(token.cache_key in grant.payloads for token in modification.tokens):
+                return False
+        elif key in grant.payloads:
+            live = grant.live.get(key)
+        else:
             return False
         self._locks.holders[lock_key] = modification
         modification.locked_since = now
         modification.grant = grant
+        if live is not None and (live[0] is token or _are_alike(live[0], token)):
+            modification.state = live[1]
+            return True
         asides: list[Call] = []
         try:
             modification.load_states(self._load_from(grant, asides))
         except BaseException:
             self._end(lock_key, grant)
             raise
+        if key is not None and not asides and self._writes_behind:
+            grant.live[key] = token, modification.state
         if asides:  # to be waited for
             self._end(lock_key, grant)
             return False
@@ -306,10 +318,19 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         grant: Grant = modification.grant
         if not self._may_write_later(grant, now):
             return False
-        tokens = modification.tokens
-        payloads = self._encode_states(tokens, modification.states())
-        for token, payload in zip(tokens, payloads, strict=True):
-            self._write_later(grant, token, payload, now)
+        key = modification.state_key
+        if key is None:
+            tokens = modification.tokens
+            payloads = self._encode_states(tokens, modification.states())
+            for token, payload in zip(tokens, payloads, strict=True):
+                self._write_later(grant, token, payload, now)
+        else:
+            token, state = modification.token, modification.state
+            live = grant.live.get(key)
+            kept = live is not None and live[1] is state  # else it is the caller's own object
+            self._write_later(grant, token, self._encode(token, state), now)
+            if live is not None and kept:
+                grant.live[key] = live
         self._end(modification.lock_key, grant)
         return True
 
@@ -324,6 +345,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
 
     def _write_later(self, grant: Grant, token: AnyToken, payload: bytes, now: float) -> None:
         key = token.cache_key
+        grant.live.pop(key, None)
         if grant.payloads.get(key) == payload:
             grant.touched[class_of(token)] = now
         else:
@@ -381,7 +403,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if reply[0] != 1:
             raise self._expired(lock_key)
         if waiting is not None:
-            await self._confirm(grant, waiting)
+            await self._confirm(grant, call, waiting)
 
     def _send(
         self,
@@ -397,6 +419,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         call.late = saving.conclude
         for key, (_, payload) in states.items():
             grant.payloads[key] = payload
+            grant.live.pop(key, None)
         grant.unsaved, grant.touched = {}, {}
         if not keep:
             self._drop(grant)
@@ -413,7 +436,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             command = (b"WAIT", self.replicas, round(seconds * 1000))
         return self._channel.command(grant.key, *command)
 
-    async def _confirm(self, grant: Grant, waiting: Call) -> None:
+    async def _confirm(self, grant: Grant, call: Call, waiting: Call) -> None:
         """Wait for them.
 
         Raises:
@@ -428,8 +451,14 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
                 lock_key=grant.lock_key,
             ) from error.__cause__
         copies, needed = (reply[0], 1) if self.durability == "aof" else (reply, self.replicas)
-        # Asked again on another connection, it would tell about what was written there.
-        if copies < needed or waiting.doubtful:
+        # On another connection than the commit's, it tells about what was written there.
+        if waiting.doubts != call.doubts:
+            raise CommitUncertainError(
+                f"the change of {self._redaction.ident(grant.lock_key)} is in Redis; whether it "
+                "would outlive a crash is not known: the connection was lost",
+                lock_key=grant.lock_key,
+            )
+        if copies < needed:
             raise CommitUncertainError(
                 f"the change of {self._redaction.ident(grant.lock_key)} is in Redis, but "
                 f"{'its disk' if self.durability == 'aof' else f'{copies} of {needed} replicas'} "
@@ -497,6 +526,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
 
     async def _abort(self, modification: StateModification[Any]) -> None:
         grant: Grant = modification.grant
+        for token in modification.tokens:
+            grant.live.pop(token.cache_key, None)
         self._touch(grant, modification.tokens)
         self._end(modification.lock_key, grant)
 
@@ -579,7 +610,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         try:
             reply = await call.future
             if reply[0] == 1 and waiting is not None:
-                await self._confirm(saving.grant, waiting)
+                await self._confirm(saving.grant, call, waiting)
         except StateManagerError as error:
             reply = error
         saving.conclude(reply)
@@ -771,6 +802,11 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if self._failures:
             failures, self._failures = self._failures, {}
             raise next(iter(failures.values()))
+
+
+def _are_alike(one: AnyToken, other: AnyToken) -> bool:
+    """Return whether tokens make the same state of the same bytes."""
+    return one == other and one.cls is other.cls
 
 
 class _Saving:

@@ -13,8 +13,13 @@
 -- whoever has it}.
 
 local me, term = ARGV[1], ARGV[2]
-local owner, until_, its_term, since, fence, kept, prune, wait =
-  lock_of(redis.call('HGET', key, 'lock'))
+local fields = {'lock'}
+for i = 6, #ARGV do
+  fields[#fields + 1] = 's:' .. ARGV[i]
+  fields[#fields + 1] = 'd:' .. ARGV[i]
+end
+local found = redis.call('HMGET', key, unpack(fields))
+local owner, until_, its_term, since, fence, kept, prune, wait = lock_of(found[1])
 local held = is_held(owner, until_, its_term)
 
 if held and owner ~= me then
@@ -46,18 +51,12 @@ end
 
 redis.call('HSET', key, 'lock',
   lock_text(me, now + term, term, since, fence, ARGV[5], prune, wait))
-live_for(term * 2)
 
-local reply = {1, fence, wait == '' and 0 or 1}
-if #ARGV > 5 then
-  local fields = {}
-  for i = 6, #ARGV do
-    fields[#fields + 1] = 's:' .. ARGV[i]
-    fields[#fields + 1] = 'd:' .. ARGV[i]
-  end
-  local found = redis.call('HMGET', key, unpack(fields))
-  for i = 2, #fields, 2 do
-    reply[3 + i / 2] = lives(found[i], true, since) and found[i - 1]
-  end
+local reply, outlived = {1, fence, wait == '' and 0 or 1}, false
+for i = 3, #fields, 2 do
+  reply[3 + (i - 1) / 2] = lives(found[i], true, since) and found[i - 1]
+  -- The key lives for as long as each of its states.
+  outlived = outlived or (found[i] and tonumber(string.sub(found[i], 1, 15)) > now + term * 2)
 end
+if not outlived then live_for(term * 2) end
 return reply
