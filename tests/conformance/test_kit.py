@@ -176,7 +176,7 @@ def test_missing_extra_is_named() -> None:
         "import importlib.util as u, sys\n"
         "find = u.find_spec\n"
         "u.find_spec = lambda name: None if name == 'hypothesis' else find(name)\n"
-        "import statemgr.testing\n"
+        "from statemgr.testing import Conformance\n"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

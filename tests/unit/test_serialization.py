@@ -149,6 +149,9 @@ class Plain:
     def __init__(self, **values: Any) -> None:
         vars(self).update(values)
 
+    def __repr__(self) -> str:
+        return f"Plain({vars(self)})"  # a test's name is the same each time
+
 
 class Slotted:
     __slots__ = ("__hidden", "shown")
