@@ -57,7 +57,9 @@ def test_oldest_versions_are_the_lower_bounds_of_pyproject() -> None:
     assert pins.keys() == runs_on
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/redis.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/redis.md"]
+)
 def test_links_and_paths_of_a_document_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
     base = (ROOT / document).parent
