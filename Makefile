@@ -29,7 +29,7 @@ types: $(VENV)/.dev ## mypy strict, and pyright on the public interface
 	$(BIN)/pyright
 
 tests: $(VENV)/.dev ## Tests with the newest dependencies, and their branch coverage
-	$(BIN)/pytest --numprocesses=3 --cov --cov-report=term
+	$(BIN)/pytest --numprocesses=3 --dist=worksteal --cov --cov-report=term
 
 # Old pytest-asyncio leaves a loop that it made itself unclosed, which shows in whatever test runs
 # when it is collected; `tests` runs with that warning as an error. Left out is what is the same
@@ -40,7 +40,7 @@ NOT_OLDEST := tests/typing tests/unit/test_benchmarks.py tests/disk tests/confor
   tests/redis_backend
 
 tests-oldest: $(OLDEST)/.dev ## Tests with the oldest dependencies that pyproject.toml allows
-	$(OLDEST)/bin/pytest --quiet --numprocesses=3 $(NOT_OLDEST:%=--ignore=%) \
+	$(OLDEST)/bin/pytest --quiet --numprocesses=3 --dist=worksteal $(NOT_OLDEST:%=--ignore=%) \
 	  -W ignore::pytest.PytestUnraisableExceptionWarning
 
 format: $(VENV)/.dev ## Mend style and formatting
