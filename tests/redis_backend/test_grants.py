@@ -162,7 +162,8 @@ async def test_waiter_looks_by_itself(valkey: Any) -> None:
     """At intervals that grow to half a second: a lost message costs no more."""
     manager: Any = await valkey.open()
     Behind(valkey).acquire("other.1")
-    await manager.has_state(COUNTER)
+    await increment(manager, StateToken("another", Counter))
+    await valkey.eventually(lambda: manager._channel.listens)  # else it looks sooner
     names: list[str] = []
     count_scripts(manager, names)
     valkey.spawn(increment(manager, COUNTER))

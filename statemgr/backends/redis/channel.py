@@ -93,6 +93,11 @@ class Channel(ABC):
             self._inbox = Inbox(self.dial_any, name, on_message, self.timeout)
 
     @property
+    def listens(self) -> bool:
+        """Whether messages are heard."""
+        return self._inbox is not None and self._inbox.is_open
+
+    @property
     def outstanding(self) -> int:
         """How many calls have no reply yet."""
         return sum(link.outstanding for link in self._links())
@@ -316,6 +321,7 @@ class Inbox:
         self._name = name
         self._on_message = on_message
         self._timeout = timeout
+        self.is_open = False  # whether messages are heard
         self._heard = asyncio.Event()
         self._error: Exception | None = None  # why it was lost
         self._task = asyncio.get_running_loop().create_task(self._listen())
@@ -365,6 +371,7 @@ class Inbox:
                         on_lost(wire, TimeoutError(f"no reply within {self._timeout:g} s"))
             return lost.result()
         finally:
+            self.is_open = False
             wire.close()
             await wire.wait_closed()
 
@@ -374,6 +381,8 @@ class Inbox:
             raise reply
         if isinstance(reply, list) and reply[0] == b"message":
             self._on_message(reply[2])
+        elif isinstance(reply, list) and reply[0] == b"subscribe":
+            self.is_open = True
 
     async def close(self) -> None:
         """Listen no more."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _CLAIM: Final = 1.0  # seconds, at most: how long a lock that is passed to a dead process is lost
 _FIRST_LOOK: Final = 0.05  # seconds until a waiter looks by itself
+_FIRST_LOOK_DEAF: Final = 0.005  # the same, if no message would be heard
 _LONGEST_LOOK: Final = 0.5
 _SLICE: Final = 0.01  # seconds after which a process hands over, whoever waits here
 _MARGIN: Final = 0.002  # seconds after a lock's expiry at which to look: clocks count in ms
@@ -215,7 +216,7 @@ class Grants:
         if timeout is not None and joins:
             timer = self._clock.call_later(timeout, self._time_out, grant, timeout)
         try:
-            pause = _FIRST_LOOK
+            pause = _FIRST_LOOK if self._channel.listens else _FIRST_LOOK_DEAF
             while True:
                 if grant.failure is not None:
                     raise grant.failure

@@ -123,7 +123,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self._owns_client = isinstance(redis, str)
         self._client = client_from_url(redis) if isinstance(redis, str) else redis
         if not isinstance(self._client, Client):
-            raise refused("redis", type(redis).__qualname__, "a URL, or a client of redis.asyncio")
+            kind = f"{type(redis).__module__}.{type(redis).__qualname__}"
+            raise refused("redis", kind, "a URL, or a client of redis.asyncio")
         self._locks = KeyedLocks(self._clock, self._redaction.ident)
         self._granted: dict[str, Grant] = {}  # by lock key
         self._flushing: dict[str, asyncio.Task[None]] = {}
