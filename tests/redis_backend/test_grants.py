@@ -30,8 +30,9 @@ from conformance.test_redis import (
 )
 
 from statemgr import StateManagerRedis, StateToken
+from statemgr.backends.redis.grants import Grants
 from statemgr.backends.redis.keys import Keys, class_of
-from statemgr.errors import BackendUnavailableError, LockTimeoutError, SettingsError
+from statemgr.errors import LockTimeoutError, SettingsError
 from statemgr.testing.clock import ManualClock
 from statemgr.testing.conformance.base import increment, waiting
 from statemgr.testing.conformance.states import Cart, Counter
@@ -163,7 +164,8 @@ async def test_waiter_looks_by_itself(valkey: Any) -> None:
     manager: Any = await valkey.open()
     Behind(valkey).acquire("other.1")
     await increment(manager, StateToken("another", Counter))
-    await valkey.eventually(lambda: manager._channel.listens)  # else it looks sooner
+    await listening(valkey, manager)
+    await valkey.clock.settle()  # it has heard of that itself: then it looks too
     names: list[str] = []
     count_scripts(manager, names)
     valkey.spawn(increment(manager, COUNTER))
@@ -175,6 +177,20 @@ async def test_waiter_looks_by_itself(valkey: Any) -> None:
             await valkey.eventually(lambda: manager._channel.outstanding == 0)
             await valkey.clock.settle()
             assert names.count("acquire") == looks
+
+
+async def test_waiter_looks_when_it_can_hear(valkey: Any, monkeypatch: Any) -> None:
+    """What was sent before the inbox was open was not heard: it asks again at once."""
+    manager: Any = await valkey.open()
+    behind = Behind(valkey)
+    behind.acquire("other.1")
+    monkeypatch.setattr(Grants, "listen", lambda _: None)
+    task = valkey.spawn(increment(manager, COUNTER))
+    await waiting(valkey, manager, 1)
+    behind.expire_lock()
+    monkeypatch.undo()
+    manager._grants.listen()
+    await task  # although no time has passed
 
 
 async def test_message_that_comes_before_the_wait(valkey: Any) -> None:
@@ -317,7 +333,7 @@ async def test_renewal_that_fails_is_tried_again(valkey: Any) -> None:
         made = call(script, *args)
         names.append(script.name)
         if names.count("extend") == 1 and script.name == "extend":
-            made.future.set_exception(BackendUnavailableError("not now"))
+            made.fail("not now", None)
         return made
 
     manager._channel.call = failing
@@ -357,7 +373,7 @@ async def test_release_that_fails_is_no_error(
     def failing(script: Any, *args: Any) -> Any:
         made = call(script, *args)
         if script.name == "release":
-            made.future.set_exception(BackendUnavailableError("not now"))
+            made.fail("not now", None)
         return made
 
     manager._channel.call = failing
@@ -447,4 +463,4 @@ async def test_statistics_count_waits_once(valkey: Any) -> None:
     await valkey.drive(asyncio.wait(tasks))
     assert manager.statistics().waiters == 0
     assert manager.statistics().commits == 3
-    assert manager._grants.held == []
+    assert not manager._grants._held

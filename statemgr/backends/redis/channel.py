@@ -87,15 +87,12 @@ class Channel(ABC):
         link.submit(call)
         return call
 
-    def listen(self, name: str, on_message: Callable[[bytes], None]) -> None:
-        """Listen to a channel from now on; messages that come meanwhile are lost."""
+    def listen(
+        self, name: str, on_open: Callable[[], None], on_message: Callable[[bytes], None]
+    ) -> None:
+        """Listen to a channel: messages are heard from when `on_open` is called, each time."""
         if self._inbox is None:
-            self._inbox = Inbox(self.dial_any, name, on_message, self.timeout)
-
-    @property
-    def listens(self) -> bool:
-        """Whether messages are heard."""
-        return self._inbox is not None and self._inbox.is_open
+            self._inbox = Inbox(self.dial_any, name, on_open, on_message, self.timeout)
 
     @property
     def outstanding(self) -> int:
@@ -314,14 +311,15 @@ class Inbox:
         self,
         dial: Callable[[], Any],
         name: str,
+        on_open: Callable[[], None],
         on_message: Callable[[bytes], None],
         timeout: float,
     ) -> None:
         self._dial = dial
         self._name = name
+        self._on_open = on_open
         self._on_message = on_message
         self._timeout = timeout
-        self.is_open = False  # whether messages are heard
         self._heard = asyncio.Event()
         self._error: Exception | None = None  # why it was lost
         self._task = asyncio.get_running_loop().create_task(self._listen())
@@ -371,7 +369,6 @@ class Inbox:
                         on_lost(wire, TimeoutError(f"no reply within {self._timeout:g} s"))
             return lost.result()
         finally:
-            self.is_open = False
             wire.close()
             await wire.wait_closed()
 
@@ -382,7 +379,7 @@ class Inbox:
         if isinstance(reply, list) and reply[0] == b"message":
             self._on_message(reply[2])
         elif isinstance(reply, list) and reply[0] == b"subscribe":
-            self.is_open = True
+            self._on_open()
 
     async def close(self) -> None:
         """Listen no more."""

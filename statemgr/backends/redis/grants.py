@@ -32,14 +32,13 @@ from statemgr.backends.redis.keys import Keys
 from statemgr.backends.redis.link import Call
 from statemgr.backends.redis.scripts import ACQUIRE, COMMIT, EXTEND, RELEASE
 from statemgr.clock import Clock, Timer
-from statemgr.errors import BackendUnavailableError, LockTimeoutError, StateManagerError
+from statemgr.errors import LockTimeoutError, StateManagerError
 
 if TYPE_CHECKING:
     from statemgr.token import AnyToken
 
 _CLAIM: Final = 1.0  # seconds, at most: how long a lock that is passed to a dead process is lost
 _FIRST_LOOK: Final = 0.05  # seconds until a waiter looks by itself
-_FIRST_LOOK_DEAF: Final = 0.005  # the same, if no message would be heard
 _LONGEST_LOOK: Final = 0.5
 _SLICE: Final = 0.01  # seconds after which a process hands over, whoever waits here
 _MARGIN: Final = 0.002  # seconds after a lock's expiry at which to look: clocks count in ms
@@ -181,11 +180,6 @@ class Grants:
         """How many idents this process is in a queue for."""
         return len(self._queued)
 
-    @property
-    def held(self) -> list[Grant]:
-        """The grants that this process has."""
-        return list(self._held.values())
-
     # Asking
 
     async def obtain(
@@ -216,7 +210,7 @@ class Grants:
         if timeout is not None and joins:
             timer = self._clock.call_later(timeout, self._time_out, grant, timeout)
         try:
-            pause = _FIRST_LOOK if self._channel.listens else _FIRST_LOOK_DEAF
+            pause = _FIRST_LOOK
             while True:
                 if grant.failure is not None:
                     raise grant.failure
@@ -368,7 +362,13 @@ class Grants:
         """Listen to who says that our turn has come, or that somebody waits."""
         if not self._listening:
             self._listening = True
-            self._channel.listen(self._keys.inbox(self._instance), self._hear)
+            inbox = self._keys.inbox(self._instance)
+            self._channel.listen(inbox, self._look_again, self._hear)
+
+    def _look_again(self) -> None:
+        """Have all who wait ask again: what was sent before the inbox was open was not heard."""
+        for grant in self._queued.values():
+            self._call(grant)
 
     def _hear(self, owner: bytes) -> None:
         grant = self._queued.get(owner)
@@ -440,10 +440,9 @@ class Grants:
         self._unqueue(grant)
         now = self._clock.monotonic()
         renewals = [part for name, at in grant.touched.items() for part in (name, age_ms(now, at))]
-        call = self._channel.call(
+        self._channel.call(
             RELEASE, grant.key, grant.owner, self._claim, self._expiration, *renewals
         )
-        call.future.add_done_callback(_look_at)
 
     def give_up(self, lock_key: str) -> None:
         """Wait no more for an ident, if anybody does."""
@@ -471,9 +470,3 @@ def age_ms(now: float, then: float) -> int:
 
 def _ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def _look_at(future: "asyncio.Future[Any]") -> None:
-    """Take note of how a call has ended whose outcome changes nothing: a lock ends by itself."""
-    if not future.cancelled() and isinstance(future.exception(), BackendUnavailableError):
-        return
