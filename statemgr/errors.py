@@ -174,6 +174,13 @@ class WrongProcessError(WrongLoopError):
     """The manager belongs to the process that this one was forked from."""
 
 
+class EventHandlerError(StateManagerError, ValueError):
+    """A handler or a state class cannot be registered so, or a handler yielded what is no event.
+
+    Also a `ValueError`.
+    """
+
+
 class UnknownEventError(StateManagerError):
     """No handler is registered under the event's name.
 
@@ -190,7 +197,7 @@ class EventPayloadError(StateManagerError):
     """An event's payload does not fit its handler's parameters.
 
     Attributes:
-        field: The parameter, or the path inside it.
+        field: The parameter, or the path inside it, such as `items[2].sku`.
     """
 
     def __init__(self, message: str, *, field: str) -> None:
@@ -198,5 +205,27 @@ class EventPayloadError(StateManagerError):
         self.field = field
 
 
+class EventTimeoutError(StateManagerError, TimeoutError):
+    """A handler took longer than its `timeout`; nothing was saved. Also a `TimeoutError`.
+
+    Attributes:
+        name: The event's name.
+        timeout: The timeout in seconds.
+    """
+
+    def __init__(self, message: str, *, name: str, timeout: float) -> None:
+        super().__init__(message)
+        self.name = name
+        self.timeout = timeout
+
+
 class EventQueueFullError(StateManagerError):
     """The queue for an ident, or all queues together, hold as much as they may."""
+
+
+class EventDeadlockError(StateManagerError):
+    """A handler waits for what cannot come before it has ended itself."""
+
+
+class EventProcessorStoppedError(StateManagerError):
+    """The processor takes no events: it was not started yet, or is stopping or stopped."""

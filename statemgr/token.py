@@ -4,10 +4,13 @@ import re
 from collections.abc import Callable
 from copy import copy
 from dataclasses import FrozenInstanceError, dataclass, field
-from typing import Any, BinaryIO, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Generic, Protocol, TypeVar
 
 from statemgr.errors import InvalidTokenError, StateDefaultError
 from statemgr.serialization import MsgpackSerializer, Serializer
+
+if TYPE_CHECKING:
+    from statemgr.serialization.fields import Fields
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -132,6 +135,15 @@ class StateToken(Generic[T]):
         if type(self).serialize is StateToken.serialize:
             return self.serializer.encoder(self.cls)
         return self.serialize
+
+    def fields(self) -> "Fields":
+        """Return what tells which fields of a state of this kind have changed."""
+        kind = type(self)
+        if (kind.serialize, kind.deserialize) == (StateToken.serialize, StateToken.deserialize):
+            return self.serializer.fields(self.cls)
+        from statemgr.serialization.fields import CopiedFields
+
+        return CopiedFields(self.serialize, self.deserialize)
 
     def deserialize(self, data: bytes | None = None, fp: BinaryIO | None = None) -> T:
         """Return the state that `serialize` made these bytes from.

@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from .fields import Fields
 
 T = TypeVar("T")
 
@@ -42,3 +45,9 @@ class Serializer(ABC):
     def encoder(self, cls: type[T]) -> Callable[[T], bytes]:
         """Return what `serialize` does for states of `cls`, for who calls it again and again."""
         return partial(self.serialize, cls=cls)
+
+    def fields(self, cls: type) -> "Fields":
+        """Return what tells which fields of a state of `cls` have changed."""
+        from .fields import CopiedFields
+
+        return CopiedFields(partial(self.serialize, cls=cls), partial(self.deserialize, cls=cls))

@@ -40,6 +40,8 @@ class Codec:
     Attributes:
         encode: Returns the bytes for a state. Raises StateEncodeError.
         decode: Returns the state for bytes. Raises StateDecodeError.
+        matches: Tells whether a state takes the typed path; None if none of the class does.
+        registry: The classes that its states may hold.
     """
 
     def __init__(self, cls: type) -> None:
@@ -50,12 +52,12 @@ class Codec:
         """
         self._cls: Any = cls
         self._kind = dict if is_typed_dict(cls) else cls
-        self._registry = Registry(cls)
+        self.registry = Registry(cls)
         self._version = _version_of(cls)
         self._migrate: Callable[..., Any] | None = getattr(cls, "__migrate__", None)
-        self._converter = Converter(self._registry)
+        self._converter = Converter(self.registry)
         self._typed: Callable[[bytes], Any] | None = None
-        matches = exact_predicate(self._registry)
+        matches = exact_predicate(self.registry)
         if matches is not None:
             try:
                 self._typed = msgspec.msgpack.Decoder(cls).decode
@@ -63,13 +65,14 @@ class Codec:
                 matches = None
         self.encode: Callable[[object], bytes] = self._encode_tagged
         self.decode: Callable[[bytes], Any] = self._decode_any
+        self.matches = matches
         if matches is not None and self._typed is not None:
             self.encode = self._fast_encode(matches)
             self.decode = self._fast_decode(self._typed)
 
     @cached_property
     def _fits(self) -> Callable[[object], bool]:
-        return loose_predicate(self._registry)
+        return loose_predicate(self.registry)
 
     def _prefix(self, form: int) -> bytes:
         return bytes([form]) + _pack(self._version)
@@ -106,7 +109,7 @@ class Codec:
         if type(state) is not self._kind:
             raise StateEncodeError(name, f"got a {type(state).__name__}, not a {name}")
         try:
-            data = tagged.dump(state, self._registry)
+            data = tagged.dump(state, self.registry)
             form = TAGGED if self._fits(state) else LOOSE
         except Refusal as refusal:
             error = StateEncodeError(name + refusal.path, refusal.reason)
@@ -143,13 +146,13 @@ class Codec:
             if form == TYPED:
                 fields = self._guided(untagged.load_untyped(payload))
             else:
-                fields = untagged.load(payload, self._registry, plain=True)
+                fields = untagged.load(payload, self.registry, plain=True)
             return self._converter.fit(self._migrated(fields, version), self._cls)
         if form == TYPED:
             if self._typed is not None:
                 return self._typed(payload)
             return self._converter.fit(untagged.load_untyped(payload), self._cls)
-        state = untagged.load(payload, self._registry)
+        state = untagged.load(payload, self.registry)
         if type(state) is not self._kind:
             raise StateDecodeError(
                 f"holds a {type(state).__name__} where a {self._kind.__name__} is asked for"
@@ -160,7 +163,7 @@ class Codec:
 
     def _guided(self, values: Any) -> Any:
         """Return what an untyped read gave with the types that today's annotations tell."""
-        shape = self._registry.shape(self._cls)
+        shape = self.registry.shape(self._cls)
         if shape is None or type(values) is not dict:
             return values
         for name in values.keys() & shape.fields.keys():

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .codec import Codec
+    from .fields import Fields
 
 
 class MsgpackSerializer(Serializer):
@@ -54,6 +55,11 @@ class MsgpackSerializer(Serializer):
         except KeyError:
             decode = self._prepare(cls).decode
         return decode(data)
+
+    def fields(self, cls: type) -> "Fields":
+        from .fields import CodecFields
+
+        return CodecFields(self._prepare(cls))
 
     def _prepare(self, cls: type) -> "Codec":
         # Imported at the first state: msgspec costs more than the rest of the package together.

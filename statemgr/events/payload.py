@@ -1,0 +1,125 @@
+"""From an event's payload to a handler's arguments, by the handler's annotations."""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from inspect import Parameter
+from typing import Any, Final
+
+import msgspec
+
+from statemgr.errors import EventHandlerError, EventPayloadError
+from statemgr.serialization.hints import strip
+
+_EXACT: Final = frozenset({bool, int, float, str, bytes, type(None)})
+_path = re.compile(r"(.*?) - at `(?:`?key`? in )?`?\$(.*?)`$", re.DOTALL).match
+
+
+class Payload:
+    """Check and convert payloads for one handler.
+
+    Args:
+        name: The event's name, for messages.
+        parameters: The parameters that come from the payload, with their annotations.
+        rest: Whether the handler takes names that it does not declare, by `**`.
+        reserved: The parameters that a payload must not name, with what they are.
+
+    Raises:
+        EventHandlerError: If an annotation is of a kind that no value can be checked against.
+    """
+
+    __slots__ = ("_checks", "_name", "_required", "_reserved", "_rest")
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Mapping[str, tuple[Parameter, Any]],
+        *,
+        rest: bool,
+        reserved: Mapping[str, str],
+    ) -> None:
+        self._name = name
+        self._rest = rest
+        self._reserved = reserved
+        self._checks: dict[str, tuple[Any, Callable[[Any], Any] | None]] = {}
+        for parameter, (_, hint) in parameters.items():
+            self._checks[parameter] = _check_of(hint, f"parameter {parameter!r} of {name!r}")
+        self._required = {
+            parameter
+            for parameter, (declared, _) in parameters.items()
+            if declared.default is Parameter.empty
+        }
+
+    def arguments(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments; a parameter with a default may be missing.
+
+        Raises:
+            EventPayloadError: If something is missing, unknown, or of another type.
+        """
+        arguments = {}
+        checks = self._checks
+        for parameter, value in payload.items():
+            check = checks.get(parameter)
+            if check is None:
+                self._admit(parameter)
+                arguments[parameter] = value
+                continue
+            exact, convert = check
+            if convert is None or type(value) is exact:
+                arguments[parameter] = value
+                continue
+            try:
+                arguments[parameter] = convert(value)
+            except Exception as error:
+                raise self._misfit(parameter, error) from None
+        # Nearly always all are given, and then nothing is missing.
+        if len(arguments) < len(checks) or self._rest:
+            for parameter in self._required:
+                if parameter not in arguments:
+                    raise self._error(parameter, "is missing")
+        return arguments
+
+    def _admit(self, parameter: str) -> None:
+        if parameter in self._reserved:
+            raise self._error(
+                parameter,
+                f"is {self._reserved[parameter]}, which no payload can give; a class that comes in "
+                "payloads is to be registered by registry.payload()",
+            )
+        if not self._rest:
+            known = ", ".join(map(repr, self._checks)) or "nothing"
+            raise self._error(str(parameter), f"is unknown; the handler takes {known}")
+
+    def _misfit(self, parameter: str, error: Exception) -> EventPayloadError:
+        message = str(error) if isinstance(error, msgspec.ValidationError) else ""
+        found = _path(message)
+        reason, path = (found[1], found[2]) if found else (message, "")
+        if not reason.startswith(("Expected `", "Object missing required field")):
+            # The others show the value, or are a class's own.
+            reason = "does not fit its annotation"
+        return self._error(parameter + path, reason)
+
+    def _error(self, field: str, reason: str) -> EventPayloadError:
+        return EventPayloadError(f"{self._name!r}: {field}: {reason}", field=field)
+
+
+def _check_of(hint: Any, where: str) -> tuple[Any, Callable[[Any], Any] | None]:
+    """Return the exact type that needs no conversion, and what converts any other value."""
+    plain, constrained = strip(hint)
+    if plain is Any or plain is object or plain is Parameter.empty:
+        return None, None
+    pydantic: Any = sys.modules.get("pydantic")
+    if pydantic is not None and isinstance(plain, type) and issubclass(plain, pydantic.BaseModel):
+        model: Any = plain
+        return model, model.model_validate
+    exact = plain if plain in _EXACT and not constrained else _Never
+    try:
+        # The annotation is compiled here, so that a bad one shows when the handler is registered.
+        msgspec.json.Decoder(hint)
+    except Exception as error:
+        raise EventHandlerError(f"{where}: no value can be checked against {hint!r}") from error
+    return exact, lambda value: msgspec.convert(value, hint)
+
+
+class _Never:
+    """No value's type."""

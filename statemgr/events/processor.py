@@ -1,0 +1,748 @@
+"""`EventProcessor`: run events, each ident's in order, those of different idents side by side.
+
+Each event runs in a task of its own, so that a cancel, a context variable or a lock held by one
+is never another's. The task ends by starting the next event of its ident: nothing recurses, and
+no task waits in between.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from contextvars import copy_context
+from functools import cache, lru_cache, partial
+from inspect import isawaitable
+from time import monotonic
+from types import CoroutineType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from statemgr.errors import (
+    EventDeadlockError,
+    EventHandlerError,
+    EventPayloadError,
+    EventProcessorStoppedError,
+    EventQueueFullError,
+    EventTimeoutError,
+    InvalidTokenError,
+    SettingsError,
+    UnknownEventError,
+    WrongLoopError,
+)
+from statemgr.events.body import Modifying, StatesBody
+from statemgr.events.context import EventContext
+from statemgr.events.delta import Delta
+from statemgr.events.event import Event
+from statemgr.events.future import Chain, EventFuture, Place
+from statemgr.events.handler import Handler, Kind
+from statemgr.events.queue import EventQueue
+from statemgr.events.registry import RegistrationContext
+from statemgr.events.stream import DeltaStream
+from statemgr.events.tracing import EventListener
+from statemgr.manager import StateManager
+from statemgr.serialization.fields import Fields
+
+if TYPE_CHECKING:
+    from statemgr.token import StateToken
+
+EmitDelta = Callable[[str, Delta], Awaitable[object] | object]
+EmitEvent = Callable[..., Awaitable[object] | object]
+ExceptionHandler = Callable[[BaseException], Awaitable[object] | object]
+
+_GRACE: Final = 0.02  # seconds that cancelled handlers have after a deadline
+_TOKENS: Final = 16_384  # kept ready to be used again, with the states' keys in them
+
+logger = logging.getLogger("statemgr.events")
+
+
+class EventProcessor:
+    """Run the events of an application on the server.
+
+        async with EventProcessor(manager, registry) as processor:
+            future = await processor.enqueue("user-42", Event("add", {"item": "tea"}))
+            await future
+
+    The events of one ident run one at a time, in the order of asking; those of different idents
+    side by side. What a handler changes in the states it takes is saved when it ends, all or
+    nothing. Then what changed is emitted as a delta, and the events that it yielded or returned
+    are chained; those of a handler that fails are not.
+
+    Each event ends in its future with a result, with the error that kept it from being done, or
+    cancelled. An error also goes to `exception_handler`. Neither keeps other events from running.
+
+    Args:
+        manager: Keeps the states. Closing it is the caller's, after `stop()`.
+        registry: The handlers; None takes `RegistrationContext.get()`.
+        emit_delta: Called with an ident and a delta, when there is one; may be a coroutine
+            function. The handler's event is over only when it has returned. If it raises, the
+            change stays, and the event's future ends with the error.
+        emit_event: Called with an ident and events for its client: what `ctx.emit_event` does.
+        exception_handler: Called with each error that a future ends with, a cancel not among
+            them, while `EventContext.get()` is the event's; may be a coroutine function. None
+            logs the errors.
+        listener: Is told of all that happens to events.
+        max_queued: How many events may be accepted and not over: `enqueue` waits then, and
+            `enqueue_nowait` raises. Events that handlers chain are always accepted.
+        max_queued_per_ident: The same for one ident.
+        stop_timeout: Seconds that leaving `async with` may take, as `stop` describes; None for
+            as long as it takes.
+
+    Raises:
+        SettingsError: If an argument cannot have its value.
+        LookupError: If no registry is given, and there is none in the context.
+    """
+
+    def __init__(
+        self,
+        manager: StateManager,
+        registry: RegistrationContext | None = None,
+        *,
+        emit_delta: EmitDelta | None = None,
+        emit_event: EmitEvent | None = None,
+        exception_handler: ExceptionHandler | None = None,
+        listener: EventListener | None = None,
+        max_queued: int = 250_000,
+        max_queued_per_ident: int = 25_000,
+        stop_timeout: float | None = None,
+    ) -> None:
+        _check_positive("max_queued", max_queued)
+        _check_positive("max_queued_per_ident", max_queued_per_ident)
+        _check_timeout("stop_timeout", stop_timeout)
+        self.manager = manager
+        self.registry = RegistrationContext.get() if registry is None else registry
+        self._emit_delta_to = emit_delta
+        self._emit_event_to = emit_event
+        self._exception_handler = exception_handler
+        self._listener = listener
+        self._stop_timeout = stop_timeout
+        self._queue = EventQueue(self._start, max_queued, max_queued_per_ident)
+        self._unfinished: dict[str, EventFuture] = {}  # by txid
+        self._reports: set[asyncio.Task[None]] = set()
+        self._superseding: dict[tuple[str, str], Chain] = {}  # the newest, by handler and ident
+        self._generations = itertools.count(1)
+        self._txids = itertools.count(1)
+        self._txid_prefix = os.urandom(6).hex()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._accepts = False
+        self._expired = False
+        self._deadline: asyncio.TimerHandle | None = None
+        # What is made for one event serves the next one of its ident or class.
+        # (mypy takes a class for something that has no hash.)
+        self._token: Callable[[str, type[Any]], StateToken[Any]] = lru_cache(_TOKENS)(  # type: ignore[assignment]
+            self.registry.token
+        )
+        self._fields: Callable[[type[Any]], Fields] = cache(self._fields_of)  # type: ignore[assignment]
+
+    # Starting and stopping
+
+    async def start(self) -> None:
+        """Take events from now on. `async with` calls it.
+
+        Raises:
+            EventProcessorStoppedError: If the processor was started before.
+        """
+        if self._ended is not None:
+            raise EventProcessorStoppedError("a processor is started once: make another one")
+        self._loop = asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._accepts = True
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Take no more events, and wait until all that were accepted are over.
+
+        Events that these chain are still run. At the deadline nothing more is started: events
+        that wait are cancelled, and the handlers that run too. One that does not end then is
+        left behind after 20 ms, its future cancelled, and this is logged.
+
+        May be called from any task and several times: each call waits for the same end, and the
+        earliest deadline counts. Cancelling it only stops the waiting.
+
+        Args:
+            timeout: The deadline in seconds from now; None for none, 0 to end at once.
+
+        Raises:
+            SettingsError: If the timeout is negative.
+            EventDeadlockError: If a handler calls it, which it would have to wait for.
+        """
+        _check_timeout("timeout", timeout)
+        if self._loop is None or self._ended is None:
+            return
+        self._check_loop()
+        if self._ended.done():
+            return
+        if self._running_here() is not None:
+            raise EventDeadlockError(
+                "stop() waits until its caller, a handler, has ended: call it from another task"
+            )
+        if self._accepts:
+            self._accepts = False
+            for future in [f for f in self._unfinished.values() if f._place is Place.OUTSIDE]:
+                self._finish(future, asyncio.CancelledError())
+        if timeout is not None and not self._expired:
+            due = self._loop.time() + timeout
+            if self._deadline is None or due < self._deadline.when():
+                if self._deadline is not None:
+                    self._deadline.cancel()
+                self._deadline = self._loop.call_at(due, self._expire)
+        self._end_if_idle()
+        await asyncio.shield(self._ended)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop(self._stop_timeout)
+
+    # Enqueueing
+
+    async def enqueue(self, ident: str, event: Event) -> EventFuture:
+        """Accept an event, and return its future.
+
+        Waits while as many events are queued as may be. An event that no handler is registered
+        for, or whose payload does not fit, is not queued: its future has failed already.
+
+        Cancelling it while it waits drops the event.
+
+        Raises:
+            EventProcessorStoppedError: If the processor takes no events, or stops taking them
+                while this waits.
+            InvalidTokenError: If the ident is not a string, or empty.
+            WrongLoopError: If it is called on another event loop than `start()` was.
+        """
+        return await self._enqueue(ident, event, None)
+
+    def enqueue_nowait(self, ident: str, event: Event) -> EventFuture:
+        """Do what `enqueue` does, without waiting.
+
+        Raises:
+            EventQueueFullError: If as many events are queued as may be.
+        """
+        self._check(ident, event)
+        if not self._queue.has_room(ident):
+            raise EventQueueFullError(
+                "the queue is full: wait with `await enqueue(...)`, or raise max_queued or "
+                "max_queued_per_ident"
+            )
+        future = self._new_root(ident, event, None)
+        if future._place is not Place.OVER:
+            self._queue.add(future)
+        return future
+
+    async def enqueue_stream_delta(self, ident: str, event: Event) -> AsyncGenerator[Delta, None]:
+        """Enqueue an event, and yield the deltas of its whole chain for this ident.
+
+        They are yielded in place of going to `emit_delta`; those for other idents go there. The
+        generator ends when the chain is over. Leaving it early cancels the chain: leave it by
+        `async with contextlib.aclosing(...)`, so that this happens at once.
+
+        Raises:
+            As `enqueue` does; and, after the last delta, whatever the event itself ended with.
+        """
+        stream = DeltaStream(ident)
+        future = await self._enqueue(ident, event, stream)
+        try:
+            while (delta := await stream.get()) is not None:
+                yield delta
+            future.result()
+        finally:
+            stream.open = False
+            future.cancel()
+
+    async def snapshot(self, ident: str, *classes: type[Any]) -> Delta:
+        """Return all fields of an ident's states: what a client starts from, as one delta.
+
+        Raises:
+            As `StateManager.get_states` does.
+        """
+        states = await self.manager.get_states(*(self._token(ident, cls) for cls in classes))
+        whole = {}
+        for cls, state in zip(classes, states, strict=True):
+            fields = self._fields(cls)
+            whole[self.registry.name_of(cls)] = fields.values(fields.image(state))
+        return whole
+
+    async def _enqueue(self, ident: str, event: Event, stream: DeltaStream | None) -> EventFuture:
+        self._check(ident, event)
+        future = self._new_root(ident, event, stream)
+        if future._place is Place.OVER:
+            return future
+        if self._queue.has_room(ident) or self._running_here() is not None:
+            self._queue.add(future)
+            return future
+        waiter = self._queue.add_outside(future)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        if future.done():  # before there was room
+            self._check(ident, event)
+        return future
+
+    def _check(self, ident: str, event: Event) -> None:
+        if not self._accepts:
+            if self._ended is None:
+                raise EventProcessorStoppedError(
+                    "the processor is not started: enter it by `async with`, or await start()"
+                )
+            raise EventProcessorStoppedError("the processor was stopped")
+        if asyncio.get_running_loop() is not self._loop:
+            self._check_loop()
+        if type(ident) is not str and not isinstance(ident, str):
+            raise InvalidTokenError(f"an ident is a string, not {type(ident).__name__}")
+        if not ident:
+            raise InvalidTokenError("an ident cannot be empty")
+        if not isinstance(event, Event):
+            raise EventHandlerError(f"an event is an Event, not {type(event).__name__}")
+
+    def _check_loop(self) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoopError("the processor belongs to another event loop")
+
+    def _new_txid(self) -> str:
+        return f"{self._txid_prefix}-{next(self._txids):x}"
+
+    def _new_root(self, ident: str, event: Event, stream: DeltaStream | None) -> EventFuture:
+        chain = Chain(next(self._generations), stream)
+        context = EventContext(ident, event.name, self._new_txid(), None, self)
+        return self._new(context, event, chain)
+
+    def _chain(self, parent: EventContext, event: Event, ident: str | None) -> EventFuture:
+        """Accept an event that a handler has chained."""
+        if not isinstance(event, Event):
+            raise EventHandlerError(f"an event is an Event, not {type(event).__name__}")
+        by = self._unfinished.get(parent.txid)
+        if by is None:
+            # Of a task that a handler left behind: a chain of its own, that knows its parent.
+            self._check(parent.ident, event)
+            return self._queued(
+                self._new(
+                    parent.fork(event.name, ident), event, Chain(next(self._generations), None)
+                )
+            )
+        return self._queued(self._new(parent.fork(event.name, ident), event, by._chain, by))
+
+    def _queued(self, future: EventFuture) -> EventFuture:
+        if future._place is not Place.OVER:
+            self._queue.add(future)
+        return future
+
+    def _new(
+        self, context: EventContext, event: Event, chain: Chain, parent: EventFuture | None = None
+    ) -> EventFuture:
+        """Make the future of an event, which may be over at once, and else is to be queued."""
+        assert self._loop is not None  # noqa: S101  # nothing is accepted before the start
+        future = EventFuture(context, event, chain, self._loop)
+        txid = context.txid
+        self._unfinished[txid] = chain.unfinished[txid] = future
+        if parent is not None:
+            future._covered = parent._covered
+            if parent._children is None:
+                parent._children = []
+            parent._children.append(future)
+        if self._listener is not None:
+            future._enqueued_at = monotonic()
+            self._trace(self._listener.enqueued, context)
+        try:
+            handler = self.registry.find(event.name)
+            future._arguments = handler.payload.arguments(event.payload)
+        except (UnknownEventError, EventPayloadError) as error:
+            self._finish(future, error)
+            return future
+        future._handler = handler
+        future._variables = copy_context()
+        if self._expired or (parent is not None and parent._cancels):
+            self._finish(future, asyncio.CancelledError())
+        elif handler.supersedes:
+            self._supersede(future)
+        return future
+
+    def _supersede(self, future: EventFuture) -> None:
+        """Cancel what older chains run of this handler for this ident; or this, if it is older."""
+        key = future._context.name, future._context.ident
+        chain = future._chain
+        newest = self._superseding.get(key)
+        if newest is not None and newest is not chain:
+            if newest.generation > chain.generation:
+                self._finish(future, asyncio.CancelledError())
+                return
+            for older in list(newest.unfinished.values()):
+                if key in older._covered:
+                    self._cancel(older)
+        self._superseding[key] = chain
+        chain.supersedes.add(key)
+        future._covered |= {key}
+
+    # Running
+
+    def _start(self, future: EventFuture) -> None:
+        """Run an event: its turn has come."""
+        assert self._loop is not None  # noqa: S101  # nothing is accepted before the start
+        if self._expired:  # cancelled in a moment, as all are
+            return
+        future._place = Place.RUNNING
+        future._task = self._loop.create_task(self._run(future), context=future._variables)
+
+    async def _run(self, future: EventFuture) -> None:
+        if future._place is Place.OVER:  # cancelled before the task's first step
+            return
+        context = future._context
+        handler = future._handler
+        future._begun = True
+        EventContext._variable.set(context)
+        listener = self._listener
+        if listener is not None:
+            self._trace(listener.started, context, monotonic() - future._enqueued_at)
+        outcome: BaseException | None = None
+        result = None
+        try:
+            if handler.simple:
+                result = handler.fn(**future._arguments)
+                if handler.kind is Kind.COROUTINE or (result is not None and isawaitable(result)):
+                    result = await result
+            elif handler.timeout is None:
+                result = await self._run_handler(future, handler, None)
+            else:
+                result = await self._run_in_time(future, handler, handler.timeout)
+            events = _events_in(result)
+            if events:
+                result = None
+                for event in events:
+                    self._chain(context, event, None)
+            outcome = future._emission_error
+            if outcome is not None and future.committed:
+                outcome.add_note(
+                    f"{context.name!r}: what it changed is saved; its delta was not sent"
+                )
+        except Exception as error:
+            outcome = error
+        except BaseException as error:
+            outcome = error
+            if not isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            self._finish(future, outcome, result)
+            # The error's traceback leads here: nothing is to lead back to the error.
+            del outcome, future
+
+    async def _run_in_time(self, future: EventFuture, handler: Handler, timeout: float) -> Any:
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await self._run_handler(future, handler, limit)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise EventTimeoutError(
+                f"{handler.name!r} took longer than its timeout of {timeout:g} s",
+                name=handler.name,
+                timeout=timeout,
+            ) from error
+
+    async def _run_handler(
+        self, future: EventFuture, handler: Handler, limit: asyncio.Timeout | None
+    ) -> Any:
+        """Run any kind of handler; its time does not run any more when it is to be saved."""
+        context = future._context
+        arguments = future._arguments
+        for parameter in handler.context:
+            arguments[parameter] = context
+        if not handler.states:
+            return await _drive(handler, arguments, partial(self._chain_now, context, handler))
+        held: list[Event] = []
+        body = StatesBody(context, handler.classes, future)
+        async with body as states:
+            arguments.update(zip(handler.states, states, strict=True))
+            if handler.kind is Kind.COROUTINE:  # nearly always: what _drive does, in one step less
+                result = await handler.fn(**arguments)
+            else:
+                result = await _drive(handler, arguments, partial(_hold, body, handler, held))
+            if result is not None:
+                _events_in(result)  # while there is a way back
+            if limit is not None:
+                limit.reschedule(None)
+        for event in held:
+            self._chain(context, event, None)
+        return result
+
+    async def _chain_now(self, context: EventContext, handler: Handler, item: Any) -> None:
+        """Chain what a handler yields that holds no states."""
+        for event in _yielded(handler, item):
+            self._chain(context, event, None)
+
+    def _finish(
+        self, future: EventFuture, outcome: BaseException | None, result: Any = None
+    ) -> None:
+        """Settle a future, tell who is to know, and let the next event run."""
+        if future._place is Place.OVER:  # left behind at the deadline
+            return
+        context = future._context
+        chain = future._chain
+        listener = self._listener
+        if not future.done():
+            if outcome is None:
+                future.set_result(result)
+            elif isinstance(outcome, asyncio.CancelledError):
+                asyncio.Future.cancel(future)
+            else:
+                future.set_exception(_settable(outcome))
+                future.exception()  # it is told below, also if nobody waits for it
+        if listener is not None:
+            seconds = monotonic() - future._enqueued_at
+            if outcome is None:
+                self._trace(listener.finished, context, seconds)
+            else:
+                self._trace(listener.failed, context, outcome, seconds)
+        if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
+            self._report(outcome, context)
+        del self._unfinished[context.txid]
+        del chain.unfinished[context.txid]
+        if not chain.unfinished:
+            if chain.stream is not None:
+                chain.stream.end()
+            for key in chain.supersedes:
+                if self._superseding.get(key) is chain:
+                    del self._superseding[key]
+        if future._place is Place.NEW:
+            future._place = Place.OVER
+        else:
+            self._queue.remove(future)
+        if not self._accepts:
+            self._end_if_idle()
+
+    def _cancel(self, future: EventFuture, msg: Any | None = None) -> bool:
+        if future.done():
+            return False
+        future._cancels = True
+        if future._begun:
+            assert future._task is not None  # noqa: S101
+            return future._task.cancel(msg)
+        self._finish(future, asyncio.CancelledError())
+        return True
+
+    def _running_here(self) -> EventFuture | None:
+        """Return the event whose handler's own task calls this."""
+        context = EventContext._variable.get(None)
+        future = None if context is None else self._unfinished.get(context.txid)
+        if future is None or future._task is not asyncio.current_task():
+            return None
+        return future
+
+    def _refuse_deadlock(self, future: EventFuture) -> None:
+        """Refuse to let a handler wait for an event that has to wait for it."""
+        by = self._running_here()
+        if by is None or by._handler.background or future._context.ident != by._context.ident:
+            return
+        if not future._handler.background:
+            raise EventDeadlockError(
+                f"{by._context.name!r} waits for {future._context.name!r} of the same ident, which "
+                "runs after it: return the event, or do the rest in another one"
+            )
+
+    # Telling others
+
+    def _emits(self, future: EventFuture) -> bool:
+        """Tell whether anybody takes deltas of this event."""
+        return self._emit_delta_to is not None or future._chain.stream is not None
+
+    async def _emit_delta(self, context: EventContext, delta: Delta) -> None:
+        sent = self._send_delta(context, self._unfinished.get(context.txid), delta)
+        if sent is not None:
+            await sent
+
+    def _send_delta(
+        self, context: EventContext, future: EventFuture | None, delta: Delta
+    ) -> Awaitable[object] | None:
+        """Send a delta; return what is still to be awaited."""
+        stream = None if future is None else future._chain.stream
+        if stream is not None and stream.open and stream.ident == context.ident:
+            stream.put(delta)
+        elif self._emit_delta_to is not None:
+            sent: Any = self._emit_delta_to(context.ident, delta)
+            if type(sent) is CoroutineType or isawaitable(sent):
+                return sent
+        return None
+
+    async def _emit_event(self, ident: str, events: Sequence[Event]) -> None:
+        if self._emit_event_to is not None:
+            sent = self._emit_event_to(ident, *events)
+            if isawaitable(sent):
+                await sent
+
+    def _modify(
+        self, context: EventContext, classes: Sequence[type[Any]], timeout: float | None
+    ) -> Modifying:
+        future = self._unfinished.get(context.txid)
+        if future is None:
+            raise EventHandlerError(f"{context.name!r} is over: modify() works while it runs")
+        return Modifying(StatesBody(context, classes, future, timeout))
+
+    def _trace(self, tell: Callable[..., None], *arguments: Any) -> None:
+        try:
+            tell(*arguments)
+        except Exception:
+            logger.exception("the listener failed")
+
+    def _report(self, error: BaseException, context: EventContext) -> None:
+        if self._exception_handler is None:
+            logger.error("event %r failed (%s)", context.name, context.txid, exc_info=error)
+            return
+        variables = copy_context()
+        variables.run(EventContext._variable.set, context)
+        try:
+            answer = variables.run(self._exception_handler, error)
+            if isawaitable(answer):
+                assert self._loop is not None  # noqa: S101
+                task = self._loop.create_task(_awaited(answer), context=variables)
+                self._reports.add(task)
+                task.add_done_callback(self._reported)
+        except Exception:
+            logger.exception("the exception_handler failed")
+
+    def _reported(self, task: asyncio.Task[None]) -> None:
+        self._reports.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("the exception_handler failed", exc_info=task.exception())
+        if not self._accepts:
+            self._end_if_idle()
+
+    def _fields_of(self, cls: type[Any]) -> Fields:
+        return self.registry.token("any", cls).fields()
+
+    # The end
+
+    def _end_if_idle(self) -> None:
+        if self._unfinished or self._reports:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    def _expire(self) -> None:
+        """Start nothing more, and cancel all that is there."""
+        assert self._loop is not None  # noqa: S101
+        self._expired = True
+        for future in list(self._unfinished.values()):
+            self._cancel(future)
+        for task in self._reports:
+            task.cancel()
+        self._deadline = self._loop.call_later(_GRACE, self._leave_behind)
+        self._end_if_idle()
+
+    def _leave_behind(self) -> None:
+        """Settle the futures of handlers that do not end."""
+        for future in list(self._unfinished.values()):
+            logger.error(
+                "event %r (%s) did not end when cancelled, and is left behind",
+                future._context.name,
+                future.txid,
+            )
+            self._finish(future, asyncio.CancelledError())
+        self._reports.clear()
+        self._end_if_idle()
+
+
+async def _drive(
+    handler: Handler, arguments: dict[str, Any], pass_on: Callable[[Any], Awaitable[None]]
+) -> Any:
+    """Run a handler of any kind to its end, and pass on what it yields."""
+    if handler.kind is Kind.THREAD:
+        return await _in_thread(handler.fn, arguments)
+    result = handler.fn(**arguments)
+    if handler.kind is Kind.GENERATOR:
+        try:
+            while True:
+                try:
+                    item = next(result)
+                except StopIteration as end:
+                    return end.value
+                await pass_on(item)
+        finally:
+            result.close()
+    if handler.kind is Kind.ASYNC_GENERATOR:
+        async with aclosing(result):
+            async for item in result:
+                await pass_on(item)
+        return None
+    if result is not None and isawaitable(result):
+        result = await result
+    return result
+
+
+async def _hold(body: StatesBody, handler: Handler, held: list[Event], item: Any) -> None:
+    """Keep what a handler yields until its states are saved, and tell what it has changed."""
+    held.extend(_yielded(handler, item))
+    await body.tell()
+
+
+async def _in_thread(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Run a function in a thread; a cancel takes effect when that has ended."""
+    call = partial(copy_context().run, fn, **arguments)
+    work = asyncio.get_running_loop().run_in_executor(None, call)
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError as error:
+            cancelled = error  # what it changes is still its own
+    if cancelled is not None:
+        work.exception()  # which nobody asks for any more
+        raise cancelled
+    return work.result()
+
+
+def _events_in(value: Any) -> Sequence[Event]:
+    """Return the events that a handler has returned or yielded: one, several or none."""
+    if value is None:
+        return ()
+    if isinstance(value, Event):
+        return (value,)
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Event) for item in value):
+        for item in value:
+            if not isinstance(item, Event):
+                raise EventHandlerError(f"a {type(item).__name__} stands among chained events")
+        return value
+    return ()
+
+
+def _yielded(handler: Handler, item: Any) -> Sequence[Event]:
+    events = _events_in(item)
+    if not events and item is not None and item not in ([], ()):
+        raise EventHandlerError(
+            f"{handler.name!r} yielded a {type(item).__name__}: a handler yields events or nothing"
+        )
+    return events
+
+
+async def _awaited(answer: Any) -> None:
+    await answer
+
+
+def _settable(error: BaseException) -> BaseException:
+    if not isinstance(error, StopIteration):
+        return error
+    wrapped = RuntimeError("the handler raised StopIteration")  # no future can hold that
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _check_positive(name: str, value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise SettingsError(
+            f"{name} cannot be {value!r}", variable=name, allowed="an int of 1 or more"
+        )
+
+
+def _check_timeout(name: str, value: Any) -> None:
+    if value is not None and not (isinstance(value, (int, float)) and value >= 0):
+        raise SettingsError(
+            f"{name} cannot be {value!r}", variable=name, allowed="seconds, 0 or more, or None"
+        )

@@ -1,0 +1,138 @@
+"""`EventQueue`: who runs next.
+
+Each ident has a lane, in which one event runs at a time and the others wait in order. Where a
+bound is reached, events stand outside: first until their lane has room, then until the whole
+queue has. They come in in the order in which they asked.
+"""
+
+from asyncio import Future
+from collections import OrderedDict
+from collections.abc import Callable
+
+from statemgr.events.future import EventFuture, Place
+
+# Those that wait, in order, by txid: any can be taken out in the same short time.
+_Waiting = OrderedDict[str, EventFuture]
+_Outside = OrderedDict[str, tuple[EventFuture, Future[None]]]
+
+
+class _Lane:
+    """The events of one ident.
+
+    Attributes:
+        accepted: How many there are that are not over, those in the background included, and
+            those that stand outside for lack of room in the whole queue.
+        running: The one that runs now.
+        waiting: Those that are to run after it.
+        outside: Those for which the lane has no room.
+    """
+
+    __slots__ = ("accepted", "outside", "running", "waiting")
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.running: EventFuture | None = None
+        self.waiting: _Waiting | None = None
+        self.outside: _Outside | None = None
+
+
+class EventQueue:
+    """Order events by ident, and bound their number.
+
+    Args:
+        start: Called with each event when its turn has come.
+        limit: How many events may be accepted and not over.
+        limit_per_ident: The same for one ident.
+    """
+
+    def __init__(
+        self, start: Callable[[EventFuture], None], limit: int, limit_per_ident: int
+    ) -> None:
+        self._start = start
+        self._limit = limit
+        self._limit_per_ident = limit_per_ident
+        self._accepted = 0
+        self._lanes: dict[str, _Lane] = {}
+        self._outside: _Outside = OrderedDict()
+
+    def has_room(self, ident: str) -> bool:
+        """Tell whether an event can be accepted now, without overtaking one that waits."""
+        if self._accepted >= self._limit or self._outside:
+            return False
+        lane = self._lanes.get(ident)
+        return lane is None or (lane.accepted < self._limit_per_ident and not lane.outside)
+
+    def add(self, future: EventFuture) -> None:
+        """Accept an event, whether there is room or not."""
+        lane = self._lane(future._context.ident)
+        lane.accepted += 1
+        self._enter(future, lane)
+
+    def add_outside(self, future: EventFuture) -> Future[None]:
+        """Accept an event when there is room; what is returned is done then, or when it is over."""
+        waiter: Future[None] = future.get_loop().create_future()
+        future._place = Place.OUTSIDE
+        context = future._context
+        lane = self._lane(context.ident)
+        if lane.accepted < self._limit_per_ident and not lane.outside:
+            lane.accepted += 1
+            self._outside[context.txid] = future, waiter
+        else:
+            if lane.outside is None:
+                lane.outside = OrderedDict()
+            lane.outside[context.txid] = future, waiter
+        return waiter
+
+    def remove(self, future: EventFuture) -> None:
+        """Forget an event that is over, wherever it stands, and let the next ones in."""
+        place, future._place = future._place, Place.OVER
+        context = future._context
+        lane = self._lanes[context.ident]
+        if place is Place.OUTSIDE:
+            if lane.outside is not None and context.txid in lane.outside:
+                _, waiter = lane.outside.pop(context.txid)
+            else:
+                _, waiter = self._outside.pop(context.txid)
+                lane.accepted -= 1
+            if not waiter.done():
+                waiter.set_result(None)
+        else:
+            lane.accepted -= 1
+            self._accepted -= 1
+            if lane.running is future:
+                lane.running = None
+                if lane.waiting:
+                    _, lane.running = lane.waiting.popitem(last=False)
+                    self._start(lane.running)
+            elif lane.waiting:
+                lane.waiting.pop(context.txid, None)  # those in the background are not there
+        if lane.outside and lane.accepted < self._limit_per_ident:
+            txid, outsider = lane.outside.popitem(last=False)
+            lane.accepted += 1
+            self._outside[txid] = outsider
+        while self._outside and self._accepted < self._limit:
+            _, (outsider_future, waiter) = self._outside.popitem(last=False)
+            if not waiter.done():
+                waiter.set_result(None)
+            self._enter(outsider_future, self._lanes[outsider_future._context.ident])
+        if not lane.accepted and not lane.outside:
+            self._lanes.pop(context.ident, None)
+
+    def _lane(self, ident: str) -> _Lane:
+        lane = self._lanes.get(ident)
+        if lane is None:
+            lane = self._lanes[ident] = _Lane()
+        return lane
+
+    def _enter(self, future: EventFuture, lane: _Lane) -> None:
+        self._accepted += 1
+        future._place = Place.QUEUED
+        if future._handler.background:
+            self._start(future)
+        elif lane.running is None:
+            lane.running = future
+            self._start(future)
+        else:
+            if lane.waiting is None:
+                lane.waiting = OrderedDict()
+            lane.waiting[future._context.txid] = future

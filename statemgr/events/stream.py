@@ -1,0 +1,44 @@
+"""`DeltaStream`: the deltas of one chain on their way to who asked for them."""
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from statemgr.events.delta import Delta
+
+
+class DeltaStream:
+    """Hand deltas from the handlers of a chain to one reader, until the chain is over.
+
+    Attributes:
+        ident: Whose deltas it takes.
+        open: Whether it takes any more.
+    """
+
+    __slots__ = ("_arrived", "_deltas", "ident", "open")
+
+    def __init__(self, ident: str) -> None:
+        self.ident = ident
+        self.open = True
+        self._deltas: deque[Delta] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, delta: "Delta") -> None:
+        """Add a delta."""
+        self._deltas.append(delta)
+        self._arrived.set()
+
+    def end(self) -> None:
+        """Let the reader leave when it has read what is there."""
+        self.open = False
+        self._arrived.set()
+
+    async def get(self) -> "Delta | None":
+        """Return the next delta, None at the end."""
+        while not self._deltas:
+            if not self.open:
+                return None
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._deltas.popleft()

@@ -1,0 +1,37 @@
+"""`EventListener`: the one place from which events can be watched."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from statemgr.events.context import EventContext
+
+
+class EventListener:
+    """Be told what happens to each event; override what is of interest.
+
+    Each call gets the event's context, with its name, ident and ids. Durations are seconds of
+    the monotonic clock. `enqueued` is called by whoever enqueues, all others in the task that
+    runs the handler, in its context variables; a call must not block. What one raises is logged,
+    and changes nothing.
+
+    For each event comes `enqueued`, then perhaps `started`, and at last either `finished` or
+    `failed`. In between come `waited` and `committed`, once for each lock that is taken.
+    """
+
+    def enqueued(self, context: "EventContext") -> None:
+        """An event was accepted, or was refused for its name or payload: then `failed` follows."""
+
+    def started(self, context: "EventContext", seconds: float) -> None:
+        """Its handler is about to run, after `seconds` in the queue."""
+
+    def waited(self, context: "EventContext", seconds: float) -> None:
+        """It has got the lock and loaded the states, which took `seconds`."""
+
+    def committed(self, context: "EventContext", seconds: float) -> None:
+        """What it changed is saved, which took `seconds`."""
+
+    def finished(self, context: "EventContext", seconds: float) -> None:
+        """It is done, `seconds` after it was enqueued."""
+
+    def failed(self, context: "EventContext", error: BaseException, seconds: float) -> None:
+        """It ended with an error, or was cancelled, `seconds` after it was enqueued."""

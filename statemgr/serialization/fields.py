@@ -1,0 +1,187 @@
+"""The fields of a state, each by itself: what changed between two moments, and to what.
+
+An image is taken of a state at one moment and stays what it is when the state changes. What
+comes out of two of them shares nothing with either: it can be sent while the state goes on.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from ..errors import StateEncodeError
+from . import tagged, untagged
+from .hints import is_typed_dict
+from .refusal import Refusal
+
+if TYPE_CHECKING:
+    from .codec import Codec
+
+WHOLE: Final = ""
+"""The one field of a state that has no fields by name, such as a list."""
+
+
+class Removed(Enum):
+    """What stands in place of a value where a field is gone."""
+
+    REMOVED = "removed"
+
+
+REMOVED: Final = Removed.REMOVED
+"""The value of a field that is there no more: of a key of a dict, say."""
+
+_pack = msgspec.msgpack.Encoder().encode
+_split = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Fields(ABC):
+    """Tell which fields of one class's states have changed.
+
+    Names that begin with an underscore are left out: they are the program's own.
+    """
+
+    @abstractmethod
+    def image(self, state: Any) -> Any:
+        """Return what `changes` and `values` need to know of a state as it is now.
+
+        Raises:
+            StateEncodeError: If the state could not be saved either.
+        """
+
+    @abstractmethod
+    def changes(self, before: Any, after: Any) -> dict[str, Any]:
+        """Return a copy of each field's value that is another one now; REMOVED if it is gone."""
+
+    @abstractmethod
+    def values(self, image: Any) -> dict[str, Any]:
+        """Return a copy of every field's value."""
+
+
+class CopiedFields(Fields):
+    """Go by copies of the whole state: for any serialization.
+
+    Values are the same if they are equal and of one type; inside of a value 1 equals True.
+    """
+
+    def __init__(
+        self, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any]
+    ) -> None:
+        self._serialize = serialize
+        self._deserialize = deserialize
+
+    def image(self, state: Any) -> Any:
+        return self._serialize(state)
+
+    def changes(self, before: Any, after: Any) -> dict[str, Any]:
+        if before == after:
+            return {}
+        old, new = self.values(before), self.values(after)
+        return _differences(old, new, _same, _itself)
+
+    def values(self, image: Any) -> dict[str, Any]:
+        return _public(_fields_of(self._deserialize(image)))
+
+
+class CodecFields(Fields):
+    """Go by what the codec makes of each field: equal bytes stand for equal values.
+
+    An image is the whole state as typed MessagePack where the class and the values allow it,
+    else the tagged form of each field.
+    """
+
+    def __init__(self, codec: "Codec") -> None:
+        self._codec = codec
+        self._registry = codec.registry
+        self._shape = codec.registry.shape(codec.registry.root)
+        self._decoders: dict[str, Callable[[Any], Any]] = {}
+
+    def image(self, state: Any) -> Any:
+        matches = self._codec.matches
+        if matches is not None and self._shape is not None and matches(state):
+            try:
+                return _pack(state)
+            except Exception:  # noqa: S110  # as in Codec: an int over 64 bits, a lone surrogate
+                pass
+        try:
+            fields = self._shape.read(state) if self._shape is not None else _fields_of(state)
+            return {name: tagged.dump(v, self._registry) for name, v in _public(fields).items()}
+        except Exception as error:
+            self._codec.encode(state)  # raises what saving it would, with the path
+            raise StateEncodeError(type(state).__name__, "cannot be told by its fields") from error
+
+    def changes(self, before: Any, after: Any) -> dict[str, Any]:
+        if before == after:
+            return {}
+        if type(before) is bytes and type(after) is bytes:
+            return _differences(
+                _public(_split(before)), _public(_split(after)), _equal, self._typed
+            )
+        return _differences(self._tagged(before), self._tagged(after), _equal, self._untagged)
+
+    def values(self, image: Any) -> dict[str, Any]:
+        if type(image) is bytes:
+            return {name: self._typed(name, raw) for name, raw in _split(image).items()}
+        return {name: self._untagged(name, data) for name, data in image.items()}
+
+    def _tagged(self, image: Any) -> Mapping[str, bytes]:
+        if type(image) is not bytes:
+            fields: Mapping[str, bytes] = image
+            return fields
+        return {name: tagged.dump(v, self._registry) for name, v in self.values(image).items()}
+
+    def _typed(self, name: str, raw: Any) -> Any:
+        decode = self._decoders.get(name)
+        if decode is None:
+            assert self._shape is not None  # noqa: S101  # only states with a shape are typed
+            hint = self._shape.fields[name].hint
+            decode = self._decoders[name] = msgspec.msgpack.Decoder(hint).decode
+        return decode(raw)
+
+    def _untagged(self, name: str, data: bytes) -> Any:
+        try:
+            return untagged.load(data, self._registry)
+        except Refusal as refusal:  # what was just dumped
+            raise StateEncodeError(name + refusal.path, refusal.reason) from None
+
+
+def _fields_of(state: Any) -> Mapping[str, Any]:
+    from .registry import shape_of
+
+    if isinstance(state, dict) and all(type(key) is str for key in state):
+        return state
+    kind = type(state)
+    shape = None if is_typed_dict(kind) else shape_of(kind)
+    return {WHOLE: state} if shape is None else shape.read(state)
+
+
+def _public(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if not name.startswith("_")}
+
+
+def _differences(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    same: Callable[[Any, Any], bool],
+    value: Callable[[str, Any], Any],
+) -> dict[str, Any]:
+    changed = {
+        name: value(name, part)
+        for name, part in after.items()
+        if name not in before or not same(before[name], part)
+    }
+    gone: Iterable[str] = before.keys() - after.keys()
+    return changed | dict.fromkeys(gone, REMOVED)
+
+
+def _same(one: object, other: object) -> bool:
+    return type(one) is type(other) and one == other
+
+
+def _equal(one: object, other: object) -> bool:
+    return one == other
+
+
+def _itself(name: str, value: object) -> object:
+    return value
