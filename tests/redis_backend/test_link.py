@@ -556,7 +556,7 @@ async def inbox_of(
     dial: Callable[[], Awaitable[Any]], timeout: float = LONG
 ) -> AsyncIterator[list[bytes]]:
     heard: list[bytes] = []
-    inbox = Inbox(dial, "inbox", lambda: None, heard.append, timeout)
+    inbox = Inbox(dial, ("inbox",), lambda: None, heard.append, timeout)
     try:
         yield heard
     finally:

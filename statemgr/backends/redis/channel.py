@@ -1,7 +1,7 @@
 """`Channel`: what a manager says to its Redis, whichever kind that is, and what it hears.
 
-The kinds differ in who serves a key: one server, the primary that Sentinel names (redis-py asks
-it for each connection), or the Cluster node that has the key's slot.
+The kinds differ in who serves a key: one server, the primary that Sentinel names (sentinel.py), or
+the Cluster node that has the key's slot.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import contextlib
 import functools
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 import hiredis
@@ -18,10 +18,12 @@ import redis.asyncio.cluster
 import redis.crc
 import redis.exceptions
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from statemgr.backends.redis.link import UNREACHABLE, Call, Link, end_task, without_arguments
 from statemgr.backends.redis.scripts import Script
+from statemgr.backends.redis.sentinel import SWITCHES, Primary
 from statemgr.backends.redis.wire import Reply, Wire
 from statemgr.errors import BackendUnavailableError
 
@@ -29,7 +31,8 @@ logger = logging.getLogger("statemgr")
 
 DEFAULT_TIMEOUT: Final = 5.0  # seconds, where the client has no socket_timeout
 _INBOX_PAUSE: Final = 0.1  # seconds until a lost inbox is opened again
-_INBOX_LONGEST_PAUSE: Final = 5.0  # and if the server refuses
+_INBOX_AWAY_PAUSE: Final = 1.0  # the most, if the server is not there
+_INBOX_LONGEST_PAUSE: Final = 5.0  # and if it refuses
 _REFRESH_PAUSE: Final = 0.1  # seconds until the nodes are asked again who has which slot
 _STRAIGHT_HOPS: Final = 3  # redirections that are followed at once: then nodes disagree
 _HOP_PAUSE: Final = 0.05
@@ -92,7 +95,7 @@ class Channel(ABC):
     ) -> None:
         """Listen to a channel: messages are heard from when `on_open` is called, each time."""
         if self._inbox is None:
-            self._inbox = Inbox(self.dial_any, name, on_open, on_message, self.timeout)
+            self._inbox = Inbox(self.dial_any, (name,), on_open, on_message, self.timeout)
 
     @property
     def outstanding(self) -> int:
@@ -114,6 +117,22 @@ class SingleChannel(Channel):
         self._pool = client.connection_pool
         super().__init__(self._pool.connection_kwargs.get("socket_timeout") or DEFAULT_TIMEOUT)
         self._link = Link(self.dial_any, self.timeout)
+        self._primary: Primary | None = None
+        self._told_by: list[Inbox] = []
+        if isinstance(self._pool, SentinelConnectionPool) and self._pool.is_master:
+            self._primary = Primary(self._pool)
+            self._told_by = [
+                self._listen_to(sentinel, self._primary)
+                for sentinel in self._pool.sentinel_manager.sentinels
+            ]
+
+    def _listen_to(self, sentinel: redis.asyncio.Redis, primary: Primary) -> "Inbox":
+        pool: Any = sentinel.connection_pool  # some of its methods have no types
+
+        async def dial() -> Any:
+            return await _connected(pool.make_connection(), self.timeout)
+
+        return Inbox(dial, SWITCHES, lambda: None, primary.heard, self.timeout)
 
     def _route(self, call: Call) -> None:
         self._link.submit(call)
@@ -125,8 +144,14 @@ class SingleChannel(Channel):
         return [self._link]
 
     async def dial_any(self) -> Any:
-        pool: Any = self._pool  # some of its methods have no types
-        return await _connected(pool.make_connection(), self.timeout)
+        pool: Any = self._pool
+        primary = self._primary
+        connect = primary.connect if primary is not None else None
+        return await _connected(pool.make_connection(), self.timeout, connect)
+
+    async def close(self, seconds: float) -> None:
+        await super().close(seconds)
+        await asyncio.gather(*(inbox.close() for inbox in self._told_by))
 
 
 class ClusterChannel(Channel):
@@ -301,22 +326,23 @@ class ClusterChannel(Channel):
 
 
 class Inbox:
-    """Listen to one channel, over a connection of its own, again when it is lost.
+    """Listen to channels, over a connection of its own, again when it is lost.
 
-    Nothing depends on it but how soon a waiter learns of its turn, and a holder that somebody
-    waits. A connection over which nothing comes, not even a reply to PING, is given up.
+    Nothing depends on it but how soon a waiter learns of its turn, a holder that somebody waits,
+    and who uses a primary that there is another one. A connection over which nothing comes, not
+    even a reply to PING, is given up.
     """
 
     def __init__(
         self,
         dial: Callable[[], Any],
-        name: str,
+        names: Sequence[str],
         on_open: Callable[[], None],
         on_message: Callable[[bytes], None],
         timeout: float,
     ) -> None:
         self._dial = dial
-        self._name = name
+        self._names = names
         self._on_open = on_open
         self._on_message = on_message
         self._timeout = timeout
@@ -327,8 +353,10 @@ class Inbox:
     async def _listen(self) -> None:
         pause, said = _INBOX_PAUSE, ""
         while True:
+            longest = _INBOX_AWAY_PAUSE
             try:
                 error = await self._listen_once()
+                longest = _INBOX_PAUSE
             except (*UNREACHABLE, BackendUnavailableError) as unreachable:
                 error = unreachable
             except Exception as unforeseen:  # of who makes connections, or gives credentials
@@ -337,13 +365,14 @@ class Inbox:
             error = without_arguments(error)
             if isinstance(error, redis.exceptions.ResponseError):
                 # It will not pass soon; waiters look by themselves meanwhile.
+                longest = _INBOX_LONGEST_PAUSE
                 if str(error) != said:
                     said = str(error)
-                    logger.warning("the server does not let us listen to our channel: %s", said)
-                pause = min(2 * pause, _INBOX_LONGEST_PAUSE)
+                    names = " and ".join(self._names)
+                    logger.warning("the server does not let us listen to %s: %s", names, said)
             else:
                 logger.debug("the inbox was lost: %s", error)
-                pause = _INBOX_PAUSE
+            pause = min(2 * pause, longest)
             await asyncio.sleep(pause)
 
     async def _listen_once(self) -> Exception:
@@ -358,7 +387,7 @@ class Inbox:
         connection = await self._dial()
         wire = Wire(connection, self._received, on_lost)
         try:
-            wire.write(_packed(b"SUBSCRIBE", self._name))
+            wire.write(_packed(b"SUBSCRIBE", *self._names))
             while not lost.done():
                 self._heard.clear()
                 await asyncio.wait([lost], timeout=self._timeout)
@@ -402,12 +431,15 @@ def _slot_of(call: Call) -> int:
     return redis.crc.key_slot((call.key or "").encode())
 
 
-async def _connected(connection: Any, timeout: float) -> Any:
+async def _connected(
+    connection: Any, timeout: float, connect: Callable[[Any], Awaitable[None]] | None = None
+) -> Any:
     """Connect, once; leave nothing behind if that fails.
 
     Args:
         connection: One of redis-py's.
         timeout: Seconds for what the client says nothing of.
+        connect: What connects it; None if it does so itself.
     """
     connection.retry = Retry(NoBackoff(), 0)  # links try again, and know for how long
     connection.maint_notifications_config = None  # spares a command in redis-py 8
@@ -416,7 +448,7 @@ async def _connected(connection: Any, timeout: float) -> Any:
     if connection.socket_connect_timeout is None:
         connection.socket_connect_timeout = timeout
     try:
-        await connection.connect()
+        await (connection.connect() if connect is None else connect(connection))
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # redis-py can swallow that
             raise asyncio.CancelledError  # noqa: TRY301
