@@ -10,7 +10,6 @@ import itertools
 import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
 from contextvars import copy_context
 from functools import cache, lru_cache, partial
 from inspect import isawaitable
@@ -24,7 +23,6 @@ from statemgr.errors import (
     EventPayloadError,
     EventProcessorStoppedError,
     EventQueueFullError,
-    EventTimeoutError,
     InvalidTokenError,
     SettingsError,
     UnknownEventError,
@@ -35,9 +33,9 @@ from statemgr.events.context import EventContext
 from statemgr.events.delta import Delta
 from statemgr.events.event import Event
 from statemgr.events.future import Chain, EventFuture, Place
-from statemgr.events.handler import Handler, Kind
 from statemgr.events.queue import EventQueue
 from statemgr.events.registry import RegistrationContext
+from statemgr.events.running import run_handler
 from statemgr.events.stream import DeltaStream
 from statemgr.events.tracing import EventListener
 from statemgr.manager import StateManager
@@ -315,7 +313,7 @@ class EventProcessor:
         context = EventContext(ident, event.name, self._new_txid(), None, self)
         return self._new(context, event, chain)
 
-    def _chain(self, parent: EventContext, event: Event, ident: str | None) -> EventFuture:
+    def _chain(self, parent: EventContext, event: Event, ident: str | None = None) -> EventFuture:
         """Accept an event that a handler has chained."""
         if not isinstance(event, Event):
             raise EventHandlerError(f"an event is an Event, not {type(event).__name__}")
@@ -395,97 +393,37 @@ class EventProcessor:
         if future._place is Place.OVER:  # cancelled before the task's first step
             return
         context = future._context
-        handler = future._handler
         future._begun = True
         EventContext._variable.set(context)
-        listener = self._listener
-        if listener is not None:
-            self._trace(listener.started, context, monotonic() - future._enqueued_at)
+        if self._listener is not None:
+            self._trace(self._listener.started, context, monotonic() - future._enqueued_at)
         outcome: BaseException | None = None
         result = None
         try:
-            if handler.simple:
-                result = handler.fn(**future._arguments)
-                if handler.kind is Kind.COROUTINE or (result is not None and isawaitable(result)):
-                    result = await result
-            elif handler.timeout is None:
-                result = await self._run_handler(future, handler, None)
-            else:
-                result = await self._run_in_time(future, handler, handler.timeout)
-            events = _events_in(result)
-            if events:
-                result = None
-                for event in events:
-                    self._chain(context, event, None)
+            result = await run_handler(future, partial(self._chain, context))
             outcome = future._emission_error
             if outcome is not None and future.committed:
                 outcome.add_note(
                     f"{context.name!r}: what it changed is saved; its delta was not sent"
                 )
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             outcome = error
         except BaseException as error:
             outcome = error
-            if not isinstance(error, asyncio.CancelledError):
-                raise
+            raise
         finally:
             self._finish(future, outcome, result)
             # The error's traceback leads here: nothing is to lead back to the error.
             del outcome, future
 
-    async def _run_in_time(self, future: EventFuture, handler: Handler, timeout: float) -> Any:
-        try:
-            async with asyncio.timeout(timeout) as limit:
-                return await self._run_handler(future, handler, limit)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            raise EventTimeoutError(
-                f"{handler.name!r} took longer than its timeout of {timeout:g} s",
-                name=handler.name,
-                timeout=timeout,
-            ) from error
-
-    async def _run_handler(
-        self, future: EventFuture, handler: Handler, limit: asyncio.Timeout | None
-    ) -> Any:
-        """Run any kind of handler; its time does not run any more when it is to be saved."""
-        context = future._context
-        arguments = future._arguments
-        for parameter in handler.context:
-            arguments[parameter] = context
-        if not handler.states:
-            return await _drive(handler, arguments, partial(self._chain_now, context, handler))
-        held: list[Event] = []
-        body = StatesBody(context, handler.classes, future)
-        async with body as states:
-            arguments.update(zip(handler.states, states, strict=True))
-            if handler.kind is Kind.COROUTINE:  # nearly always: what _drive does, in one step less
-                result = await handler.fn(**arguments)
-            else:
-                result = await _drive(handler, arguments, partial(_hold, body, handler, held))
-            if result is not None:
-                _events_in(result)  # while there is a way back
-            if limit is not None:
-                limit.reschedule(None)
-        for event in held:
-            self._chain(context, event, None)
-        return result
-
-    async def _chain_now(self, context: EventContext, handler: Handler, item: Any) -> None:
-        """Chain what a handler yields that holds no states."""
-        for event in _yielded(handler, item):
-            self._chain(context, event, None)
-
     def _finish(
         self, future: EventFuture, outcome: BaseException | None, result: Any = None
     ) -> None:
-        """Settle a future, tell who is to know, and let the next event run."""
+        """Settle a future, let the next event run, and tell who is to know."""
         if future._place is Place.OVER:  # left behind at the deadline
             return
         context = future._context
         chain = future._chain
-        listener = self._listener
         if not future.done():
             if outcome is None:
                 future.set_result(result)
@@ -493,15 +431,7 @@ class EventProcessor:
                 asyncio.Future.cancel(future)
             else:
                 future.set_exception(_settable(outcome))
-                future.exception()  # it is told below, also if nobody waits for it
-        if listener is not None:
-            seconds = monotonic() - future._enqueued_at
-            if outcome is None:
-                self._trace(listener.finished, context, seconds)
-            else:
-                self._trace(listener.failed, context, outcome, seconds)
-        if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
-            self._report(outcome, context)
+                future.exception()  # it is reported below, also if nobody waits for it
         del self._unfinished[context.txid]
         del chain.unfinished[context.txid]
         if not chain.unfinished:
@@ -514,6 +444,14 @@ class EventProcessor:
             future._place = Place.OVER
         else:
             self._queue.remove(future)
+        if self._listener is not None:
+            seconds = monotonic() - future._enqueued_at
+            if outcome is None:
+                self._trace(self._listener.finished, context, seconds)
+            else:
+                self._trace(self._listener.failed, context, outcome, seconds)
+        if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
+            self._report(outcome, context)
         if not self._accepts:
             self._end_if_idle()
 
@@ -648,78 +586,6 @@ class EventProcessor:
             self._finish(future, asyncio.CancelledError())
         self._reports.clear()
         self._end_if_idle()
-
-
-async def _drive(
-    handler: Handler, arguments: dict[str, Any], pass_on: Callable[[Any], Awaitable[None]]
-) -> Any:
-    """Run a handler of any kind to its end, and pass on what it yields."""
-    if handler.kind is Kind.THREAD:
-        return await _in_thread(handler.fn, arguments)
-    result = handler.fn(**arguments)
-    if handler.kind is Kind.GENERATOR:
-        try:
-            while True:
-                try:
-                    item = next(result)
-                except StopIteration as end:
-                    return end.value
-                await pass_on(item)
-        finally:
-            result.close()
-    if handler.kind is Kind.ASYNC_GENERATOR:
-        async with aclosing(result):
-            async for item in result:
-                await pass_on(item)
-        return None
-    if result is not None and isawaitable(result):
-        result = await result
-    return result
-
-
-async def _hold(body: StatesBody, handler: Handler, held: list[Event], item: Any) -> None:
-    """Keep what a handler yields until its states are saved, and tell what it has changed."""
-    held.extend(_yielded(handler, item))
-    await body.tell()
-
-
-async def _in_thread(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Run a function in a thread; a cancel takes effect when that has ended."""
-    call = partial(copy_context().run, fn, **arguments)
-    work = asyncio.get_running_loop().run_in_executor(None, call)
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait((work,))
-        except asyncio.CancelledError as error:
-            cancelled = error  # what it changes is still its own
-    if cancelled is not None:
-        work.exception()  # which nobody asks for any more
-        raise cancelled
-    return work.result()
-
-
-def _events_in(value: Any) -> Sequence[Event]:
-    """Return the events that a handler has returned or yielded: one, several or none."""
-    if value is None:
-        return ()
-    if isinstance(value, Event):
-        return (value,)
-    if isinstance(value, (list, tuple)) and any(isinstance(item, Event) for item in value):
-        for item in value:
-            if not isinstance(item, Event):
-                raise EventHandlerError(f"a {type(item).__name__} stands among chained events")
-        return value
-    return ()
-
-
-def _yielded(handler: Handler, item: Any) -> Sequence[Event]:
-    events = _events_in(item)
-    if not events and item is not None and item not in ([], ()):
-        raise EventHandlerError(
-            f"{handler.name!r} yielded a {type(item).__name__}: a handler yields events or nothing"
-        )
-    return events
 
 
 async def _awaited(answer: Any) -> None:
