@@ -115,9 +115,13 @@ class CodecFields(Fields):
         if before == after:
             return {}
         if type(before) is bytes and type(after) is bytes:
-            return _differences(
-                _public(_split(before)), _public(_split(after)), _equal, self._typed
-            )
+            # Typed states have all their fields, and none that begins with an underscore.
+            old = _split(before)
+            return {
+                name: self._typed(name, raw)
+                for name, raw in _split(after).items()
+                if raw != old[name]
+            }
         return _differences(self._tagged(before), self._tagged(after), _equal, self._untagged)
 
     def values(self, image: Any) -> dict[str, Any]:

@@ -174,6 +174,7 @@ class Grants:
         self._held: dict[bytes, Grant] = {}  # by owner, those renewed longest ago first
         self._renewing: Timer | None = None
         self._listening = False
+        self._openings = 0  # of the inbox
 
     @property
     def waiting(self) -> int:
@@ -216,7 +217,7 @@ class Grants:
                     raise grant.failure
                 if not grant.queued or grant.called:
                     grant.called = False
-                    asked_at = self._clock.monotonic()
+                    asked_at, openings = self._clock.monotonic(), self._openings
                     reply = await self._ask(grant, classes, joins)
                     if reply[0] == 1:
                         self._renewed(grant, asked_at)
@@ -226,6 +227,8 @@ class Grants:
                     if not joins:
                         raise self._timed_out(lock_key, timeout or 0.0)
                     self._queue(grant)
+                    # Opened since we joined the queue: a message before that was not heard.
+                    grant.called |= self._openings != openings
                     pause_now = min(pause, reply[1] / 1000 + _MARGIN)
                     pause = min(2 * pause, _LONGEST_LOOK)
                 else:
@@ -367,6 +370,7 @@ class Grants:
 
     def _look_again(self) -> None:
         """Have all who wait ask again: what was sent before the inbox was open was not heard."""
+        self._openings += 1
         for grant in self._queued.values():
             self._call(grant)
 

@@ -19,6 +19,7 @@ import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
 
+import statemgr.serialization.codec  # noqa: F401  # else imported under the first change's lock
 from statemgr.backends.redis.channel import Client, channel_to
 from statemgr.backends.redis.grants import Change, Grant, Grants, age_ms
 from statemgr.backends.redis.keys import Keys, class_of
