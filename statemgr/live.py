@@ -127,6 +127,7 @@ class LiveStates(StateManagerExpiration, StateManager):
             and entry.is_of(modification.token)
         ):
             modification.grant = entry
+            entry.token = modification.token  # an equal one: the next body finds it at once
 
     def _load_live(self, token: AnyToken) -> object:
         entry = self._find(token)

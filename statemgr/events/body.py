@@ -10,15 +10,20 @@ the end          image C taken, then the commit
    failed        the delta B -> D sent
 """
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from statemgr.events.delta import REMOVED
 
 if TYPE_CHECKING:
     from statemgr.events.context import EventContext
-    from statemgr.events.future import EventFuture
+    from statemgr.events.future import Progress
+
+T = TypeVar("T")
 
 logger = logging.getLogger("statemgr.events")
 
@@ -29,7 +34,7 @@ class StatesBody:
     Args:
         context: The event's context.
         classes: Whose states.
-        future: The event's future: it is told of the commit, and of errors in emitting.
+        progress: Is told of the commit, and of errors in emitting.
         timeout: The longest wait for the lock in seconds; None waits for ever.
     """
 
@@ -38,12 +43,12 @@ class StatesBody:
         "_context",
         "_emits",
         "_fields",
-        "_future",
         "_modification",
         "_original",
+        "_progress",
         "_states",
-        "_tokens",
         "_told",
+        "_unsure",
     )
 
     _modification: Any
@@ -56,24 +61,30 @@ class StatesBody:
         self,
         context: "EventContext",
         classes: Sequence[type[Any]],
-        future: "EventFuture",
+        progress: "Progress",
         timeout: float | None = None,
     ) -> None:
         processor = context.processor
         self._context = context
         self._classes = classes
-        self._future = future
-        self._tokens = [processor._token(context.ident, cls) for cls in classes]
-        self._emits = processor._emits(future)
-        self._fields = [processor._fields(cls) for cls in classes] if self._emits else []
+        self._progress = progress
+        self._emits = progress.stream is not None or processor._emit_delta_to is not None
+        if self._emits:
+            self._fields = [processor._fields(cls) for cls in classes]
+            # By class, the fields of deltas whose emission failed: the client knows them, or not.
+            self._unsure: dict[int, set[str]] = {}
+        manager, token = processor.manager, processor._token
         if len(classes) == 1:
-            self._modification = processor.manager.modify_state(self._tokens[0], timeout=timeout)
+            self._modification = manager.modify_state(
+                token(context.ident, classes[0]), timeout=timeout
+            )
         else:
-            self._modification = processor.manager.modify_states(*self._tokens, timeout=timeout)
+            tokens = [token(context.ident, cls) for cls in classes]
+            self._modification = manager.modify_states(*tokens, timeout=timeout)
 
     async def __aenter__(self) -> tuple[Any, ...]:
-        listener = self._context.processor._listener
-        started = monotonic() if listener is not None else 0.0
+        processor = self._context.processor
+        started = monotonic() if processor._listener is not None else 0.0
         state = await self._modification.__aenter__()
         self._states = (state,) if len(self._classes) == 1 else state
         if self._emits:
@@ -82,8 +93,9 @@ class StatesBody:
             except BaseException as error:
                 await self._modification.__aexit__(type(error), error, error.__traceback__)
                 raise
-        if listener is not None:
-            self._context.processor._trace(listener.waited, self._context, monotonic() - started)
+        if processor._listener is not None:
+            seconds = monotonic() - started
+            processor._trace(processor._listener.waited, self._context, seconds)
         return self._states
 
     async def tell(self) -> None:
@@ -102,61 +114,69 @@ class StatesBody:
                 await self._modification.__aexit__(exc_type, exc, traceback)
             finally:
                 if self._emits:
-                    await self._tell(self._original)
+                    await _to_the_end(self._tell(self._original))
             return
-        if not self._emits:
-            await self._commit()
-            return
-        try:
-            images = self._images()
-        except BaseException as error:  # it cannot be saved either
-            await self._modification.__aexit__(type(error), error, error.__traceback__)
-            await self._tell(self._original)
-            raise
-        await self._commit()
-        await self._tell(images)
-
-    async def _commit(self) -> None:
-        listener = self._context.processor._listener
-        started = monotonic() if listener is not None else 0.0
+        processor = self._context.processor
+        started = monotonic() if processor._listener is not None else 0.0
+        images: list[Any] = []
+        if self._emits:
+            try:
+                images = self._images()
+            except BaseException as error:  # it cannot be saved either
+                await self._modification.__aexit__(type(error), error, error.__traceback__)
+                await _to_the_end(self._tell(self._original))
+                raise
         try:
             await self._modification.__aexit__(None, None, None)
         except BaseException:
             if self._emits:
-                await self._tell_what_is_stored()
+                await _to_the_end(self._tell_what_is_stored())
             raise
-        self._future.committed = True
-        if listener is not None:
-            self._context.processor._trace(listener.committed, self._context, monotonic() - started)
+        self._progress.committed = True
+        if processor._listener is not None:
+            seconds = monotonic() - started
+            processor._trace(processor._listener.committed, self._context, seconds)
+        if self._emits:
+            await self._tell(images)
 
     def _images(self) -> list[Any]:
         # Of what the modification holds: it is that which is saved.
         return [fields.image(s) for fields, s in zip(self._fields, self._states, strict=True)]
 
     async def _tell(self, images: list[Any]) -> None:
-        processor = self._context.processor
-        delta = {}
+        delta: dict[int, dict[str, Any]] = {}
         for number, image in enumerate(images):
-            if changes := self._fields[number].changes(self._told[number], image):
-                delta[processor.registry.name_of(self._classes[number])] = changes
+            changes = self._fields[number].changes(self._told[number], image)
+            if self._unsure and (unsure := self._unsure.get(number, set()) - changes.keys()):
+                values = self._fields[number].values(image)
+                changes |= {name: values.get(name, REMOVED) for name in unsure}
+            if changes:
+                delta[number] = changes
         if not delta:
             return
+        processor = self._context.processor
+        name_of = processor.registry.name_of
+        named = {name_of(self._classes[number]): changes for number, changes in delta.items()}
         try:
-            sent = processor._send_delta(self._context, self._future, delta)
+            sent = processor._send_delta(self._context, self._progress.stream, named)
             if sent is not None:
                 await sent
-        except Exception as error:
-            # The change itself goes on: it is the future that ends with the error, and what was
-            # not told is part of the next delta.
-            if self._future._emission_error is None:
-                self._future._emission_error = error
+        except BaseException as error:
+            for number, changes in delta.items():
+                self._unsure.setdefault(number, set()).update(changes)
+            # The change itself goes on: it is the future that ends with the error.
+            if not isinstance(error, Exception):
+                raise
+            if self._progress.emission_error is None:
+                self._progress.emission_error = error
         else:
             self._told = images
+            self._unsure.clear()
 
     async def _tell_what_is_stored(self) -> None:
         """Put the client right after a commit that may have been done, or another's overwritten."""
         try:
-            states = await self._context.manager.get_states(*self._tokens)
+            states = await self._context.manager.get_states(*self._modification.tokens)
             stored = [fields.image(s) for fields, s in zip(self._fields, states, strict=True)]
         except Exception:
             logger.warning(
@@ -167,6 +187,26 @@ class StatesBody:
             )
             stored = self._original
         await self._tell(stored)
+
+
+async def outlast(work: "asyncio.Future[T]") -> T:
+    """Wait for work that cannot be cancelled; a cancel takes effect when it has ended."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not work.cancelled():
+            work.exception()  # which nobody asks for any more
+        raise cancelled
+    return work.result()
+
+
+async def _to_the_end(telling: Coroutine[Any, Any, None]) -> None:
+    """Put the client right, however often the event is cancelled meanwhile."""
+    await outlast(asyncio.create_task(telling))
 
 
 class Modifying:

@@ -1,8 +1,8 @@
 """`EventContext`: what a running handler knows of its event, and can do."""
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from dataclasses import FrozenInstanceError
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from statemgr.events.base import BaseContext
 
@@ -19,33 +19,76 @@ B = TypeVar("B")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class EventContext(BaseContext):
-    """Belong to one event; `EventContext.get()` returns it while its handler runs.
+    """Belong to one event; `EventContext.get()` returns it while its handler runs. Frozen.
 
     Attributes:
         ident: Whose event it is.
         name: The event's name.
-        txid: The event's own id.
-        parent_txid: The id of the event that it was chained by; None if it came from outside.
         processor: What runs it.
     """
 
+    # Not a frozen dataclass, whose __init__ takes a twentieth of the time of a whole event.
+    __slots__ = ("_number", "_parent_number", "ident", "name", "processor")
+
     ident: str
     name: str
-    txid: str
-    parent_txid: str | None
-    processor: "EventProcessor" = field(repr=False)
+    processor: "EventProcessor"
+    _number: int  # of the event, within its processor
+    _parent_number: int | None
+
+    def __init__(
+        self,
+        ident: str,
+        name: str,
+        number: int,
+        parent_number: int | None,
+        processor: "EventProcessor",
+    ) -> None:
+        _set_ident(self, ident)
+        _set_name(self, name)
+        _set_number(self, number)
+        _set_parent_number(self, parent_number)
+        _set_processor(self, processor)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise FrozenInstanceError(f"cannot assign to {name!r}")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise FrozenInstanceError(f"cannot delete {name!r}")
+
+    def __repr__(self) -> str:
+        return f"EventContext(name={self.name!r}, txid={self.txid!r})"
+
+    @property
+    def txid(self) -> str:
+        """The event's id, which no other event of any processor has."""
+        return self.processor._txid(self._number)
+
+    @property
+    def parent_txid(self) -> str | None:
+        """The id of the event that it was chained by; None if it came from outside."""
+        number = self._parent_number
+        return None if number is None else self.processor._txid(number)
 
     @property
     def manager(self) -> "StateManager":
         """The manager of the states."""
         return self.processor.manager
 
-    def fork(self, name: str, ident: str | None = None) -> "EventContext":
-        """Return the context of a child event; `ident` is this one's unless given."""
+    def fork(self, name: str | None = None, ident: str | None = None) -> "EventContext":
+        """Return the context of a child event.
+
+        Args:
+            name: The child's name; None for this one's.
+            ident: Whose event it is; None for this one's.
+        """
         return EventContext(
-            ident or self.ident, name, self.processor._new_txid(), self.txid, self.processor
+            self.ident if ident is None else ident,
+            self.name if name is None else name,
+            self.processor._new_number(),
+            self._number,
+            self.processor,
         )
 
     def token(self, cls: type[T]) -> "StateToken[T]":
@@ -66,6 +109,10 @@ class EventContext(BaseContext):
         Returns:
             Its future. A handler cannot wait for an event of its own ident, unless that one runs
             in the background: `EventDeadlockError`.
+
+        Raises:
+            InvalidTokenError: If the ident is not a string, or empty.
+            WrongLoopError: If it is called outside of the processor's loop, as in a thread.
         """
         return self.enqueue_nowait(event, ident=ident)
 
@@ -113,5 +160,13 @@ class EventContext(BaseContext):
 
         Raises:
             As `StateManager.modify_state` does.
+            EventHandlerError: If the handler has ended already.
         """
         return self.processor._modify(self, classes, timeout)
+
+
+_set_ident: Any = vars(EventContext)["ident"].__set__
+_set_name: Any = vars(EventContext)["name"].__set__
+_set_number: Any = vars(EventContext)["_number"].__set__
+_set_parent_number: Any = vars(EventContext)["_parent_number"].__set__
+_set_processor: Any = vars(EventContext)["processor"].__set__

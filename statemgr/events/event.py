@@ -29,7 +29,7 @@ class Event:
     def __init__(self, name: str, payload: Mapping[str, Any] = NOTHING) -> None:
         if not isinstance(name, str):
             raise EventHandlerError(f"an event's name is a string, not {type(name).__name__}")
-        if not isinstance(payload, Mapping):
+        if type(payload) is not dict and not isinstance(payload, Mapping):
             raise EventHandlerError(f"a payload is a mapping, not {type(payload).__name__}")
         self.name = name
         self.payload = payload

@@ -5,10 +5,11 @@ from collections.abc import Generator, Iterator
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
+from statemgr.events.context import EventContext
+
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from statemgr.events.context import EventContext
     from statemgr.events.event import Event
     from statemgr.events.handler import Handler
     from statemgr.events.stream import DeltaStream
@@ -20,27 +21,46 @@ class Place(Enum):
     NEW = auto()
     OUTSIDE = auto()  # waits for room in the queue
     QUEUED = auto()
-    RUNNING = auto()
+    RUNNING = auto()  # its handler was called
     OVER = auto()
 
 
-class Chain:
-    """One event from outside and all that came of it.
+class Progress:
+    """What the handler of an event has come to so far.
+
+    Apart from the future, because what an error's traceback leads to must not lead back to the
+    future that holds the error.
 
     Attributes:
-        generation: Grows from one chain of a processor to the next.
-        unfinished: Its events that are not over, by txid.
-        stream: Takes the chain's deltas; None if nobody asked for them.
-        supersedes: The handlers and idents for which this chain has cancelled older ones.
+        stream: Takes the deltas of the chain; None if nobody asked for them.
+        committed: Whether something was saved.
+        emission_error: The first error in emitting a delta of what changed.
     """
 
-    __slots__ = ("generation", "stream", "supersedes", "unfinished")
+    __slots__ = ("committed", "emission_error", "stream")
 
-    def __init__(self, generation: int, stream: "DeltaStream | None") -> None:
-        self.generation = generation
+    def __init__(self, stream: "DeltaStream | None") -> None:
         self.stream = stream
-        self.unfinished: dict[str, EventFuture] = {}
-        self.supersedes: set[tuple[str, str]] = set()
+        self.committed = False
+        self.emission_error: Exception | None = None
+
+
+class Scope:
+    """Events that belong together: what came of one event, that one included.
+
+    Attributes:
+        root: The number of the event from outside that all of them came of.
+        members: Those that are not over, by number.
+    """
+
+    __slots__ = ("members", "root")
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+        self.members: dict[int, EventFuture] = {}
+
+    def ended(self) -> None:
+        """Be told that no member is left."""
 
 
 class EventFuture(asyncio.Future[Any]):
@@ -50,56 +70,44 @@ class EventFuture(asyncio.Future[Any]):
     the event from being done. `cancel()` takes an event that waits out of the queue at once; the
     handler of one that runs is cancelled, and the future is done when that has ended, as with a
     task. Whoever waits for it and is cancelled cancels it too: `asyncio.shield` keeps it.
-
-    Attributes:
-        committed: Whether what the handler changed was saved. It may have been although the
-            future ends with an error, if that came from emitting the delta.
     """
 
     # NOTE: no reference leads from an event to the one that chained it. A handler that chains
     # itself for ever, as one that polls does, would hold all its past otherwise.
     __slots__ = (
         "_arguments",
-        "_begun",
-        "_cancels",
-        "_chain",
         "_children",
         "_context",
-        "_covered",
-        "_emission_error",
         "_enqueued_at",
         "_event",
         "_handler",
         "_place",
+        "_progress",
+        "_root",
+        "_scopes",
+        "_stream",
         "_task",
         "_variables",
-        "committed",
     )
 
     _arguments: dict[str, Any]
+    _enqueued_at: float  # set if there is a listener
     _handler: "Handler"
     _variables: "Context"
 
     def __init__(
-        self,
-        context: "EventContext",
-        event: "Event",
-        chain: Chain,
-        loop: asyncio.AbstractEventLoop,
+        self, context: EventContext, event: "Event", loop: asyncio.AbstractEventLoop, root: int
     ) -> None:
         super().__init__(loop=loop)
         self._context = context
         self._event = event
-        self._chain = chain
-        self._begun = False  # its handler was called
-        self._cancels = False  # it was asked to end
+        self._root = root
         self._children: list[EventFuture] | None = None
-        self._covered: frozenset[tuple[str, str]] = frozenset()
-        self._emission_error: Exception | None = None
-        self._enqueued_at = 0.0
         self._place = Place.NEW
+        self._progress: Progress | None = None
+        self._scopes: tuple[Scope, ...] = ()
+        self._stream: DeltaStream | None = None
         self._task: asyncio.Task[None] | None = None
-        self.committed = False
 
     @property
     def txid(self) -> str:
@@ -120,6 +128,15 @@ class EventFuture(asyncio.Future[Any]):
     def ident(self) -> str:
         """Whose event it is."""
         return self._context.ident
+
+    @property
+    def committed(self) -> bool:
+        """Whether what the handler changed was saved.
+
+        It may have been although the future ends with an error, if that came from emitting the
+        delta.
+        """
+        return self._progress is not None and self._progress.committed
 
     @property
     def children(self) -> "tuple[EventFuture, ...]":
@@ -144,7 +161,7 @@ class EventFuture(asyncio.Future[Any]):
         waiting = [self]
         for future in waiting:  # which grows
             if not future.done():
-                self._context.processor._refuse_deadlock(future)
+                self._context.processor._waits_in_handler(future)
                 await asyncio.wait((future,))
             waiting.extend(future._children or ())
         return self.result()
@@ -155,19 +172,31 @@ class EventFuture(asyncio.Future[Any]):
         Returns:
             Whether this event was not over.
         """
-        processor = self._context.processor
-        cancelled = processor._cancel(self, msg)
-        for future in list(self.descendants()):
-            processor._cancel(future, msg)
-        return cancelled
+        return self._context.processor._cancel(self, msg)
+
+    def _is_cancelling(self) -> bool:
+        return self._task is not None and self._task.cancelling() > 0
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if not self.done():
-            self._context.processor._refuse_deadlock(self)
+        if (
+            not self.done()
+            and EventContext._variable.get(None) is not None
+            and self._context.processor._waits_in_handler(self)
+        ):
+            return self._result_in_handler().__await__()
         return super().__await__()
 
     __iter__ = __await__
 
+    async def _result_in_handler(self) -> Any:
+        # A handler that is cancelled cancels what it waits for, and does not wait for its end: that
+        # may wait for the handler's own, in a circle.
+        try:
+            await asyncio.wait((self,))
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self.result()
+
     def __repr__(self) -> str:
-        state = self._place.name.lower() if not self.done() else "done"
-        return f"<EventFuture {self._event!r} {self._context.txid} {state}>"
+        return f"<EventFuture {self._event!r} {self.txid} {self._place.name.lower()}>"

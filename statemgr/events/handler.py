@@ -2,9 +2,10 @@
 
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping
-from enum import Enum, auto
+from enum import Enum
 from functools import partial
 from inspect import Parameter
 from typing import Any
@@ -16,23 +17,12 @@ from statemgr.serialization.hints import is_typed_dict, strip
 from statemgr.serialization.registry import shape_of
 
 
-class Kind(Enum):
-    """How a handler runs."""
-
-    FUNCTION = auto()
-    COROUTINE = auto()
-    GENERATOR = auto()
-    ASYNC_GENERATOR = auto()
-    THREAD = auto()
-
-
 class Handler:
     """What is known of one handler.
 
     Attributes:
         name: The event's name.
         fn: The function.
-        kind: How it runs.
         states: The parameters that take states, with their classes.
         classes: Those classes, in the same order.
         context: The parameters that take the `EventContext`.
@@ -41,8 +31,8 @@ class Handler:
         supersedes: Whether its newest chain cancels older ones.
         timeout: The longest that it may take, in seconds, waiting for the lock included; None
             for no bound.
-        simple: Whether it is a function or a coroutine that takes nothing but its payload, and
-            any time it wants.
+        thread: Whether it runs in a thread.
+        simple: Whether it takes nothing but its payload, and any time it wants, here.
     """
 
     __slots__ = (
@@ -50,12 +40,12 @@ class Handler:
         "classes",
         "context",
         "fn",
-        "kind",
         "name",
         "payload",
         "simple",
         "states",
         "supersedes",
+        "thread",
         "timeout",
     )
 
@@ -76,11 +66,13 @@ class Handler:
         Raises:
             EventHandlerError: If it is not one that a handler can have.
         """
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
             raise EventHandlerError(f"handler {name!r}: timeout is more than 0 seconds, or None")
         self.name = name
         self.fn = fn
-        self.kind = _kind_of(fn, name, thread=thread)
+        self.thread = thread
+        if thread and _is_no_function(fn):
+            raise EventHandlerError(f"handler {name!r}: only an ordinary function runs in a thread")
         self.background = background
         self.supersedes = supersedes
         self.timeout = timeout
@@ -113,32 +105,25 @@ class Handler:
             self.context, "the context"
         )
         self.payload = Payload(name, parameters, rest=rest, reserved=reserved)
-        self.simple = (
-            self.kind in (Kind.FUNCTION, Kind.COROUTINE)
-            and timeout is None
-            and not (self.states or self.context)
-        )
+        self.simple = not (thread or self.states or self.context or timeout is not None)
 
 
-def _kind_of(fn: Callable[..., Any], name: str, *, thread: bool) -> Kind:
-    inner: Any = fn
-    while isinstance(inner, partial):
-        inner = inner.func
-    if not inspect.isroutine(inner) and not isinstance(inner, type):
-        inner = getattr(inner, "__call__", inner)  # noqa: B004  # an object that can be called
-    if inspect.isasyncgenfunction(inner):
-        kind = Kind.ASYNC_GENERATOR
-    elif inspect.iscoroutinefunction(inner):
-        kind = Kind.COROUTINE
-    elif inspect.isgeneratorfunction(inner):
-        kind = Kind.GENERATOR
-    else:
-        kind = Kind.FUNCTION
-    if not thread:
-        return kind
-    if kind is not Kind.FUNCTION:
-        raise EventHandlerError(f"handler {name!r}: only an ordinary function runs in a thread")
-    return Kind.THREAD
+def _unwrapped(fn: Any) -> Any:
+    """Return the function behind a partial, a static method or an object that can be called."""
+    while isinstance(fn, (partial, staticmethod)):
+        fn = fn.func if isinstance(fn, partial) else fn.__func__
+    if not inspect.isroutine(fn) and not isinstance(fn, type):
+        fn = getattr(fn, "__call__", fn)  # noqa: B004  # the method is what is asked for
+    return fn
+
+
+def _is_no_function(fn: Any) -> bool:
+    inner = _unwrapped(fn)
+    return (
+        inspect.iscoroutinefunction(inner)
+        or inspect.isgeneratorfunction(inner)
+        or inspect.isasyncgenfunction(inner)
+    )
 
 
 def _parameters(
@@ -159,14 +144,19 @@ def _parameters(
 
 
 def _hints(fn: Any, name: str, scope: Mapping[str, Any]) -> dict[str, Any]:
-    while isinstance(fn, partial):
-        fn = fn.func
-    if not inspect.isroutine(fn) and not isinstance(fn, type):
-        fn = fn.__call__
+    fn = _unwrapped(fn)
+    if isinstance(fn, type):
+        fn = vars(fn).get("__init__", fn)
+    inner = inspect.unwrap(fn)
+    # Not that of what it returns, which is nobody's business and often there for checkers only.
+    parameters = {p: a for p, a in getattr(fn, "__annotations__", {}).items() if p != "return"}
+    # Only of a function that was made in one, names may be those of a function's variables.
+    local = dict(scope) if "<locals>" in getattr(inner, "__qualname__", "") else None
     try:
         return typing.get_type_hints(
-            vars(fn).get("__init__", fn) if isinstance(fn, type) else fn,
-            localns=dict(scope),
+            types.SimpleNamespace(__annotations__=parameters),
+            globalns=getattr(inner, "__globals__", {}),
+            localns=local,
             include_extras=True,
         )
     except Exception as error:

@@ -106,6 +106,10 @@ class Payload:
 def _check_of(hint: Any, where: str) -> tuple[Any, Callable[[Any], Any] | None]:
     """Return the exact type that needs no conversion, and what converts any other value."""
     plain, constrained = strip(hint)
+    try:
+        hash(plain)
+    except TypeError:
+        raise EventHandlerError(f"{where}: no value can be checked against {hint!r}") from None
     if plain is Any or plain is object or plain is Parameter.empty:
         return None, None
     pydantic: Any = sys.modules.get("pydantic")

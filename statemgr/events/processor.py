@@ -9,8 +9,9 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextvars import copy_context
+from _thread import get_ident
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextvars import Context, copy_context
 from functools import cache, lru_cache, partial
 from inspect import isawaitable
 from time import monotonic
@@ -20,22 +21,21 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from statemgr.errors import (
     EventDeadlockError,
     EventHandlerError,
-    EventPayloadError,
     EventProcessorStoppedError,
     EventQueueFullError,
     InvalidTokenError,
     SettingsError,
-    UnknownEventError,
     WrongLoopError,
 )
 from statemgr.events.body import Modifying, StatesBody
 from statemgr.events.context import EventContext
 from statemgr.events.delta import Delta
 from statemgr.events.event import Event
-from statemgr.events.future import Chain, EventFuture, Place
+from statemgr.events.future import EventFuture, Place, Progress, Scope
+from statemgr.events.handler import Handler
 from statemgr.events.queue import EventQueue
 from statemgr.events.registry import RegistrationContext
-from statemgr.events.running import run_handler
+from statemgr.events.running import chain_yielded, events_in, outcome_of, run_handler
 from statemgr.events.stream import DeltaStream
 from statemgr.events.tracing import EventListener
 from statemgr.manager import StateManager
@@ -115,13 +115,15 @@ class EventProcessor:
         self._listener = listener
         self._stop_timeout = stop_timeout
         self._queue = EventQueue(self._start, max_queued, max_queued_per_ident)
-        self._unfinished: dict[str, EventFuture] = {}  # by txid
+        self._unfinished: dict[int, EventFuture] = {}  # by number
         self._reports: set[asyncio.Task[None]] = set()
-        self._superseding: dict[tuple[str, str], Chain] = {}  # the newest, by handler and ident
-        self._generations = itertools.count(1)
-        self._txids = itertools.count(1)
+        self._is_reporting = False
+        self._superseding: dict[tuple[str, str], Superseding] = {}  # the newest
+        self._cancelling: set[EventFuture] = set()  # by a cancel() that has not returned yet
+        self._new_number = itertools.count(1).__next__
         self._txid_prefix = os.urandom(6).hex()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread_id = 0
         self._ended: asyncio.Future[None] | None = None
         self._accepts = False
         self._expired = False
@@ -144,6 +146,7 @@ class EventProcessor:
         if self._ended is not None:
             raise EventProcessorStoppedError("a processor is started once: make another one")
         self._loop = asyncio.get_running_loop()
+        self._thread_id = get_ident()
         self._ended = self._loop.create_future()
         self._accepts = True
 
@@ -170,7 +173,7 @@ class EventProcessor:
         self._check_loop()
         if self._ended.done():
             return
-        if self._running_here() is not None:
+        if self._running_here() is not None or asyncio.current_task() in self._reports:
             raise EventDeadlockError(
                 "stop() waits until its caller, a handler, has ended: call it from another task"
             )
@@ -215,7 +218,11 @@ class EventProcessor:
             InvalidTokenError: If the ident is not a string, or empty.
             WrongLoopError: If it is called on another event loop than `start()` was.
         """
-        return await self._enqueue(ident, event, None)
+        self._check(ident, event)
+        future = self._new_root(ident, event)
+        if future._place is Place.NEW and not self._queue.add_if_room(future):
+            await self._wait_for_room(future)
+        return future
 
     def enqueue_nowait(self, ident: str, event: Event) -> EventFuture:
         """Do what `enqueue` does, without waiting.
@@ -229,10 +236,7 @@ class EventProcessor:
                 "the queue is full: wait with `await enqueue(...)`, or raise max_queued or "
                 "max_queued_per_ident"
             )
-        future = self._new_root(ident, event, None)
-        if future._place is not Place.OVER:
-            self._queue.add(future)
-        return future
+        return self._queued(self._new_root(ident, event))
 
     async def enqueue_stream_delta(self, ident: str, event: Event) -> AsyncGenerator[Delta, None]:
         """Enqueue an event, and yield the deltas of its whole chain for this ident.
@@ -244,15 +248,26 @@ class EventProcessor:
         Raises:
             As `enqueue` does; and, after the last delta, whatever the event itself ended with.
         """
-        stream = DeltaStream(ident)
-        future = await self._enqueue(ident, event, stream)
+        self._check(ident, event)
+        number = self._new_number()
+        stream = DeltaStream(ident, number)
+        future = self._new(
+            EventContext(ident, event.name, number, None, self), event, stream=stream
+        )
+        future.add_done_callback(stream.watch)
         try:
+            if future._place is Place.NEW and not self._queue.add_if_room(future):
+                await self._wait_for_room(future)
+            if not future.done():
+                self._waits_in_handler(future)
+            del future  # it holds all that comes of it, which may never end
             while (delta := await stream.get()) is not None:
                 yield delta
-            future.result()
+            if stream.outcome is not None:
+                raise stream.outcome
         finally:
             stream.open = False
-            future.cancel()
+            self._cancel_all(list(stream.members.values()))
 
     async def snapshot(self, ident: str, *classes: type[Any]) -> Delta:
         """Return all fields of an ident's states: what a client starts from, as one delta.
@@ -267,23 +282,23 @@ class EventProcessor:
             whole[self.registry.name_of(cls)] = fields.values(fields.image(state))
         return whole
 
-    async def _enqueue(self, ident: str, event: Event, stream: DeltaStream | None) -> EventFuture:
-        self._check(ident, event)
-        future = self._new_root(ident, event, stream)
-        if future._place is Place.OVER:
-            return future
-        if self._queue.has_room(ident) or self._running_here() is not None:
+    async def _wait_for_room(self, future: EventFuture) -> None:
+        """Queue an event that there is no room for, as soon as there is.
+
+        Raises:
+            EventProcessorStoppedError: If the processor stops before.
+        """
+        if self._running_here() is not None:  # which it might wait for
             self._queue.add(future)
-            return future
+            return
         waiter = self._queue.add_outside(future)
         try:
             await waiter
         except asyncio.CancelledError:
-            future.cancel()
+            self._cancel(future)
             raise
-        if future.done():  # before there was room
-            self._check(ident, event)
-        return future
+        if future.done() and not self._accepts:
+            raise EventProcessorStoppedError("the processor was stopped")
 
     def _check(self, ident: str, event: Event) -> None:
         if not self._accepts:
@@ -292,125 +307,147 @@ class EventProcessor:
                     "the processor is not started: enter it by `async with`, or await start()"
                 )
             raise EventProcessorStoppedError("the processor was stopped")
-        if asyncio.get_running_loop() is not self._loop:
-            self._check_loop()
-        if type(ident) is not str and not isinstance(ident, str):
-            raise InvalidTokenError(f"an ident is a string, not {type(ident).__name__}")
-        if not ident:
-            raise InvalidTokenError("an ident cannot be empty")
-        if not isinstance(event, Event):
-            raise EventHandlerError(f"an event is an Event, not {type(event).__name__}")
+        self._check_loop()
+        _check_ident(ident)
+        _check_event(event)
 
     def _check_loop(self) -> None:
-        if asyncio.get_running_loop() is not self._loop:
-            raise WrongLoopError("the processor belongs to another event loop")
+        # In one thread only one loop runs at a time. (get_running_loop() asks the kernel for the
+        # process id each time on Python 3.11.)
+        if get_ident() != self._thread_id or self._loop is None or not self._loop.is_running():
+            raise WrongLoopError(
+                "the processor belongs to another event loop; in a thread, return events instead"
+            )
 
-    def _new_txid(self) -> str:
-        return f"{self._txid_prefix}-{next(self._txids):x}"
+    def _txid(self, number: int) -> str:
+        return f"{self._txid_prefix}-{number:x}"
 
-    def _new_root(self, ident: str, event: Event, stream: DeltaStream | None) -> EventFuture:
-        chain = Chain(next(self._generations), stream)
-        context = EventContext(ident, event.name, self._new_txid(), None, self)
-        return self._new(context, event, chain)
+    def _new_root(self, ident: str, event: Event) -> EventFuture:
+        return self._new(EventContext(ident, event.name, self._new_number(), None, self), event)
 
     def _chain(self, parent: EventContext, event: Event, ident: str | None = None) -> EventFuture:
         """Accept an event that a handler has chained."""
-        if not isinstance(event, Event):
-            raise EventHandlerError(f"an event is an Event, not {type(event).__name__}")
-        by = self._unfinished.get(parent.txid)
-        if by is None:
-            # Of a task that a handler left behind: a chain of its own, that knows its parent.
+        _check_event(event)
+        if ident is not None:
+            _check_ident(ident)
+        self._check_loop()
+        by = self._unfinished.get(parent._number)
+        if by is None:  # a task that a handler left behind: what it chains is a chain of its own
             self._check(parent.ident, event)
-            return self._queued(
-                self._new(
-                    parent.fork(event.name, ident), event, Chain(next(self._generations), None)
-                )
-            )
-        return self._queued(self._new(parent.fork(event.name, ident), event, by._chain, by))
+        return self._queued(self._new(parent.fork(event.name, ident), event, by))
 
     def _queued(self, future: EventFuture) -> EventFuture:
-        if future._place is not Place.OVER:
+        if future._place is Place.NEW:
             self._queue.add(future)
         return future
 
     def _new(
-        self, context: EventContext, event: Event, chain: Chain, parent: EventFuture | None = None
+        self,
+        context: EventContext,
+        event: Event,
+        parent: EventFuture | None = None,
+        stream: DeltaStream | None = None,
     ) -> EventFuture:
-        """Make the future of an event, which may be over at once, and else is to be queued."""
+        """Make the future of an event, which is over at once, or else is to be queued."""
         assert self._loop is not None  # noqa: S101  # nothing is accepted before the start
-        future = EventFuture(context, event, chain, self._loop)
-        txid = context.txid
-        self._unfinished[txid] = chain.unfinished[txid] = future
-        if parent is not None:
-            future._covered = parent._covered
+        handler, found = self._prepared(event)
+        number = context._number
+        if parent is None:
+            future = EventFuture(context, event, self._loop, number)
+            if stream is not None:
+                future._stream = stream
+                future._scopes = (stream,)
+        else:
+            future = EventFuture(context, event, self._loop, parent._root)
+            future._stream = parent._stream
+            future._scopes = parent._scopes
             if parent._children is None:
                 parent._children = []
             parent._children.append(future)
+        self._unfinished[number] = future
+        for scope in future._scopes:
+            scope.members[number] = future
         if self._listener is not None:
             future._enqueued_at = monotonic()
             self._trace(self._listener.enqueued, context)
-        try:
-            handler = self.registry.find(event.name)
-            future._arguments = handler.payload.arguments(event.payload)
-        except (UnknownEventError, EventPayloadError) as error:
-            self._finish(future, error)
+        if handler is None:
+            self._finish(future, found)
             return future
         future._handler = handler
+        future._arguments = found
         future._variables = copy_context()
-        if self._expired or (parent is not None and parent._cancels):
+        if self._expired or (parent is not None and parent._is_cancelling()):
             self._finish(future, asyncio.CancelledError())
         elif handler.supersedes:
             self._supersede(future)
         return future
 
+    def _prepared(self, event: Event) -> tuple[Handler | None, Any]:
+        """Return the handler and its arguments; or None and what keeps it from being called."""
+        try:
+            handler = self.registry.find(event.name)
+            return handler, handler.payload.arguments(event.payload)
+        except Exception as error:  # also what a payload's own methods raise
+            return None, error
+
     def _supersede(self, future: EventFuture) -> None:
         """Cancel what older chains run of this handler for this ident; or this, if it is older."""
         key = future._context.name, future._context.ident
-        chain = future._chain
         newest = self._superseding.get(key)
-        if newest is not None and newest is not chain:
-            if newest.generation > chain.generation:
+        if newest is not None:
+            if newest.root > future._root:
                 self._finish(future, asyncio.CancelledError())
                 return
-            for older in list(newest.unfinished.values()):
-                if key in older._covered:
-                    self._cancel(older)
-        self._superseding[key] = chain
-        chain.supersedes.add(key)
-        future._covered |= {key}
+            if newest.root < future._root:
+                self._cancel_all(list(newest.members.values()))
+                newest = None
+        if newest is None:
+            newest = self._superseding[key] = Superseding(future._root, key, self._superseding)
+        if newest not in future._scopes:
+            future._scopes += (newest,)
+            newest.members[future._context._number] = future
 
     # Running
 
     def _start(self, future: EventFuture) -> None:
         """Run an event: its turn has come."""
-        assert self._loop is not None  # noqa: S101  # nothing is accepted before the start
-        if self._expired:  # cancelled in a moment, as all are
-            return
-        future._place = Place.RUNNING
-        future._task = self._loop.create_task(self._run(future), context=future._variables)
+        # Not by create_task(): a task factory may run the handler here, before this has returned.
+        future._task = asyncio.Task(
+            self._run(future),
+            loop=self._loop,
+            name=future._event.name,
+            context=future._variables,
+        )
 
     async def _run(self, future: EventFuture) -> None:
         if future._place is Place.OVER:  # cancelled before the task's first step
             return
+        future._place = Place.RUNNING
         context = future._context
-        future._begun = True
+        handler = future._handler
         EventContext._variable.set(context)
         if self._listener is not None:
             self._trace(self._listener.started, context, monotonic() - future._enqueued_at)
         outcome: BaseException | None = None
         result = None
         try:
-            result = await run_handler(future, partial(self._chain, context))
-            outcome = future._emission_error
-            if outcome is not None and future.committed:
-                outcome.add_note(
-                    f"{context.name!r}: what it changed is saved; its delta was not sent"
-                )
-        except (Exception, asyncio.CancelledError) as error:
-            outcome = error
+            if handler.simple:  # what run_handler does, in fewer steps
+                result = handler.fn(**future._arguments)
+                if type(result) is CoroutineType:
+                    result = await result
+                elif result is not None:
+                    result = await outcome_of(result, partial(chain_yielded, context, handler))
+            else:
+                progress = future._progress = Progress(future._stream)
+                result = await run_handler(handler, future._arguments, context, progress)
+            if result is not None and (events := events_in(result)):
+                result = None
+                for event in events:
+                    self._chain(context, event)
         except BaseException as error:
             outcome = error
-            raise
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
         finally:
             self._finish(future, outcome, result)
             # The error's traceback leads here: nothing is to lead back to the error.
@@ -420,10 +457,18 @@ class EventProcessor:
         self, future: EventFuture, outcome: BaseException | None, result: Any = None
     ) -> None:
         """Settle a future, let the next event run, and tell who is to know."""
-        if future._place is Place.OVER:  # left behind at the deadline
-            return
+        assert self._loop is not None  # noqa: S101  # nothing is accepted before the start
+        if future._place is Place.OVER or self._loop.is_closed():
+            return  # it was left behind at the deadline, or with the loop
         context = future._context
-        chain = future._chain
+        progress = future._progress
+        not_sent = None if progress is None else progress.emission_error
+        if not_sent is not None and progress is not None:
+            progress.emission_error = None
+            if progress.committed:
+                not_sent.add_note(f"{context.name!r}: what it changed is saved, and was not told")
+            if outcome is None:
+                outcome = not_sent
         if not future.done():
             if outcome is None:
                 future.set_result(result)
@@ -432,15 +477,15 @@ class EventProcessor:
             else:
                 future.set_exception(_settable(outcome))
                 future.exception()  # it is reported below, also if nobody waits for it
-        del self._unfinished[context.txid]
-        del chain.unfinished[context.txid]
-        if not chain.unfinished:
-            if chain.stream is not None:
-                chain.stream.end()
-            for key in chain.supersedes:
-                if self._superseding.get(key) is chain:
-                    del self._superseding[key]
-        if future._place is Place.NEW:
+        is_new = future._place is Place.NEW
+        del self._unfinished[context._number]
+        if not self._unfinished:
+            self._unfinished.clear()  # gives back the room that so many events took
+        for scope in future._scopes:
+            del scope.members[context._number]
+            if not scope.members:
+                scope.ended()
+        if is_new or self._expired:
             future._place = Place.OVER
         else:
             self._queue.remove(future)
@@ -452,54 +497,72 @@ class EventProcessor:
                 self._trace(self._listener.failed, context, outcome, seconds)
         if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
             self._report(outcome, context)
+        if not_sent is not None and not_sent is not outcome:
+            self._report(not_sent, context)
         if not self._accepts:
             self._end_if_idle()
 
     def _cancel(self, future: EventFuture, msg: Any | None = None) -> bool:
-        if future.done():
-            return False
-        future._cancels = True
-        if future._begun:
-            assert future._task is not None  # noqa: S101
-            return future._task.cancel(msg)
-        self._finish(future, asyncio.CancelledError())
-        return True
+        """Cancel an event and all that came of it; return whether it was not over."""
+        # NOTE: to cancel a handler's task that waits for a future is to cancel that future. What
+        # is on its way to be cancelled is not gone through again, or chains would recurse.
+        if future in self._cancelling:
+            return not future.done()
+        was_over = future.done()
+        self._cancel_all([future, *future.descendants()], msg)
+        return not was_over
+
+    def _cancel_all(self, futures: list[EventFuture], msg: Any | None = None) -> None:
+        """Cancel events, the last first, so that who waits for another finds it cancelled."""
+        fresh = [f for f in futures if not f.done() and f not in self._cancelling]
+        self._cancelling.update(fresh)
+        try:
+            for future in reversed(fresh):
+                if future._place is Place.RUNNING:
+                    assert future._task is not None  # noqa: S101  # it runs in one
+                    future._task.cancel(msg)
+                else:
+                    self._finish(future, asyncio.CancelledError())
+        finally:
+            self._cancelling.difference_update(fresh)
 
     def _running_here(self) -> EventFuture | None:
         """Return the event whose handler's own task calls this."""
         context = EventContext._variable.get(None)
-        future = None if context is None else self._unfinished.get(context.txid)
+        future = None if context is None else self._unfinished.get(context._number)
         if future is None or future._task is not asyncio.current_task():
             return None
         return future
 
-    def _refuse_deadlock(self, future: EventFuture) -> None:
-        """Refuse to let a handler wait for an event that has to wait for it."""
+    def _waits_in_handler(self, future: EventFuture) -> bool:
+        """Tell whether a handler's own task calls this, to wait for an event.
+
+        Raises:
+            EventDeadlockError: If that event has to wait for the handler.
+        """
         by = self._running_here()
-        if by is None or by._handler.background or future._context.ident != by._context.ident:
-            return
-        if not future._handler.background:
+        if by is None:
+            return False
+        alone = by._handler.background or future._handler.background
+        if future._context.ident == by._context.ident and not alone:
             raise EventDeadlockError(
                 f"{by._context.name!r} waits for {future._context.name!r} of the same ident, which "
                 "runs after it: return the event, or do the rest in another one"
             )
+        return True
 
     # Telling others
 
-    def _emits(self, future: EventFuture) -> bool:
-        """Tell whether anybody takes deltas of this event."""
-        return self._emit_delta_to is not None or future._chain.stream is not None
-
     async def _emit_delta(self, context: EventContext, delta: Delta) -> None:
-        sent = self._send_delta(context, self._unfinished.get(context.txid), delta)
+        future = self._unfinished.get(context._number)
+        sent = self._send_delta(context, None if future is None else future._stream, delta)
         if sent is not None:
             await sent
 
     def _send_delta(
-        self, context: EventContext, future: EventFuture | None, delta: Delta
+        self, context: EventContext, stream: DeltaStream | None, delta: Delta
     ) -> Awaitable[object] | None:
         """Send a delta; return what is still to be awaited."""
-        stream = None if future is None else future._chain.stream
         if stream is not None and stream.open and stream.ident == context.ident:
             stream.put(delta)
         elif self._emit_delta_to is not None:
@@ -517,34 +580,46 @@ class EventProcessor:
     def _modify(
         self, context: EventContext, classes: Sequence[type[Any]], timeout: float | None
     ) -> Modifying:
-        future = self._unfinished.get(context.txid)
+        future = self._unfinished.get(context._number)
         if future is None:
             raise EventHandlerError(f"{context.name!r} is over: modify() works while it runs")
-        return Modifying(StatesBody(context, classes, future, timeout))
+        if future._progress is None:
+            future._progress = Progress(future._stream)
+        return Modifying(StatesBody(context, classes, future._progress, timeout))
 
     def _trace(self, tell: Callable[..., None], *arguments: Any) -> None:
         try:
             tell(*arguments)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             logger.exception("the listener failed")
 
     def _report(self, error: BaseException, context: EventContext) -> None:
+        """Hand an error to the exception_handler; a bit later if that is who has caused it."""
         if self._exception_handler is None:
             logger.error("event %r failed (%s)", context.name, context.txid, exc_info=error)
             return
         variables = copy_context()
         variables.run(EventContext._variable.set, context)
+        if self._is_reporting:
+            self._add_report(_reported(self._exception_handler, error), variables)
+            return
+        self._is_reporting = True
         try:
             answer = variables.run(self._exception_handler, error)
-            if isawaitable(answer):
-                assert self._loop is not None  # noqa: S101
-                task = self._loop.create_task(_awaited(answer), context=variables)
-                self._reports.add(task)
-                task.add_done_callback(self._reported)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             logger.exception("the exception_handler failed")
+        else:
+            if isawaitable(answer):
+                self._add_report(_awaited(answer), variables)
+        finally:
+            self._is_reporting = False
 
-    def _reported(self, task: asyncio.Task[None]) -> None:
+    def _add_report(self, report: Coroutine[Any, Any, None], variables: Context) -> None:
+        task = asyncio.Task(report, loop=self._loop, context=variables)
+        self._reports.add(task)
+        task.add_done_callback(self._report_done)
+
+    def _report_done(self, task: asyncio.Task[None]) -> None:
         self._reports.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("the exception_handler failed", exc_info=task.exception())
@@ -566,14 +641,33 @@ class EventProcessor:
 
     def _expire(self) -> None:
         """Start nothing more, and cancel all that is there."""
-        assert self._loop is not None  # noqa: S101
+        assert self._loop is not None  # noqa: S101  # only stop() plans it
         self._expired = True
-        for future in list(self._unfinished.values()):
-            self._cancel(future)
+        futures = list(self._unfinished.values())
+        running = [future for future in futures if future._place is Place.RUNNING]
+        self._unfinished = {future._context._number: future for future in running}
+        self._queue.clear()
+        for future in futures:
+            if future._place is not Place.RUNNING:
+                self._drop(future)
+        self._cancel_all(running)
         for task in self._reports:
             task.cancel()
         self._deadline = self._loop.call_later(_GRACE, self._leave_behind)
         self._end_if_idle()
+
+    def _drop(self, future: EventFuture) -> None:
+        """Do what _finish does, for what may be a hundred thousand events that never ran."""
+        future._place = Place.OVER
+        asyncio.Future.cancel(future)
+        for scope in future._scopes:
+            del scope.members[future._context._number]
+            if not scope.members:
+                scope.ended()
+        if self._listener is not None:
+            seconds = monotonic() - future._enqueued_at
+            cancelled = asyncio.CancelledError()
+            self._trace(self._listener.failed, future._context, cancelled, seconds)
 
     def _leave_behind(self) -> None:
         """Settle the futures of handlers that do not end."""
@@ -584,8 +678,46 @@ class EventProcessor:
                 future.txid,
             )
             self._finish(future, asyncio.CancelledError())
+        for task in self._reports:
+            task.cancel()
         self._reports.clear()
         self._end_if_idle()
+
+
+class Superseding(Scope):
+    """What one chain runs of a handler that supersedes, for one ident."""
+
+    __slots__ = ("_key", "_newest")
+
+    def __init__(
+        self, root: int, key: tuple[str, str], newest: "dict[tuple[str, str], Superseding]"
+    ) -> None:
+        super().__init__(root)
+        self._key = key
+        self._newest = newest
+
+    def ended(self) -> None:
+        """Be the newest no more."""
+        if self._newest.get(self._key) is self:
+            del self._newest[self._key]
+
+
+def _check_ident(ident: object) -> None:
+    if type(ident) is not str and not isinstance(ident, str):
+        raise InvalidTokenError(f"an ident is a string, not {type(ident).__name__}")
+    if not ident:
+        raise InvalidTokenError("an ident cannot be empty")
+
+
+def _check_event(event: object) -> None:
+    if not isinstance(event, Event):
+        raise EventHandlerError(f"an event is an Event, not {type(event).__name__}")
+
+
+async def _reported(exception_handler: ExceptionHandler, error: BaseException) -> None:
+    answer = exception_handler(error)
+    if isawaitable(answer):
+        await answer
 
 
 async def _awaited(answer: Any) -> None:

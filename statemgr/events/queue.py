@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 from statemgr.events.future import EventFuture, Place
 
-# Those that wait, in order, by txid: any can be taken out in the same short time.
-_Waiting = OrderedDict[str, EventFuture]
-_Outside = OrderedDict[str, tuple[EventFuture, Future[None]]]
+# Those that wait, in order, by number: any can be taken out in the same short time.
+_Waiting = OrderedDict[int, EventFuture]
+_Outside = OrderedDict[int, tuple[EventFuture, Future[None]]]
 
 
 class _Lane:
@@ -62,9 +62,26 @@ class EventQueue:
         lane = self._lanes.get(ident)
         return lane is None or (lane.accepted < self._limit_per_ident and not lane.outside)
 
+    def add_if_room(self, future: EventFuture) -> bool:
+        """Accept an event if there is room; return whether it was."""
+        if self._accepted >= self._limit or self._outside:
+            return False
+        ident = future._context.ident
+        lane = self._lanes.get(ident)
+        if lane is None:
+            lane = self._lanes[ident] = _Lane()
+        elif lane.accepted >= self._limit_per_ident or lane.outside:
+            return False
+        lane.accepted += 1
+        self._enter(future, lane)
+        return True
+
     def add(self, future: EventFuture) -> None:
         """Accept an event, whether there is room or not."""
-        lane = self._lane(future._context.ident)
+        ident = future._context.ident
+        lane = self._lanes.get(ident)
+        if lane is None:
+            lane = self._lanes[ident] = _Lane()
         lane.accepted += 1
         self._enter(future, lane)
 
@@ -73,14 +90,16 @@ class EventQueue:
         waiter: Future[None] = future.get_loop().create_future()
         future._place = Place.OUTSIDE
         context = future._context
-        lane = self._lane(context.ident)
+        lane = self._lanes.get(context.ident)
+        if lane is None:
+            lane = self._lanes[context.ident] = _Lane()
         if lane.accepted < self._limit_per_ident and not lane.outside:
             lane.accepted += 1
-            self._outside[context.txid] = future, waiter
+            self._outside[context._number] = future, waiter
         else:
             if lane.outside is None:
                 lane.outside = OrderedDict()
-            lane.outside[context.txid] = future, waiter
+            lane.outside[context._number] = future, waiter
         return waiter
 
     def remove(self, future: EventFuture) -> None:
@@ -89,10 +108,10 @@ class EventQueue:
         context = future._context
         lane = self._lanes[context.ident]
         if place is Place.OUTSIDE:
-            if lane.outside is not None and context.txid in lane.outside:
-                _, waiter = lane.outside.pop(context.txid)
+            if lane.outside is not None and context._number in lane.outside:
+                _, waiter = lane.outside.pop(context._number)
             else:
-                _, waiter = self._outside.pop(context.txid)
+                _, waiter = self._outside.pop(context._number)
                 lane.accepted -= 1
             if not waiter.done():
                 waiter.set_result(None)
@@ -105,11 +124,11 @@ class EventQueue:
                     _, lane.running = lane.waiting.popitem(last=False)
                     self._start(lane.running)
             elif lane.waiting:
-                lane.waiting.pop(context.txid, None)  # those in the background are not there
+                lane.waiting.pop(context._number, None)  # those in the background are not there
         if lane.outside and lane.accepted < self._limit_per_ident:
-            txid, outsider = lane.outside.popitem(last=False)
+            number, outsider = lane.outside.popitem(last=False)
             lane.accepted += 1
-            self._outside[txid] = outsider
+            self._outside[number] = outsider
         while self._outside and self._accepted < self._limit:
             _, (outsider_future, waiter) = self._outside.popitem(last=False)
             if not waiter.done():
@@ -117,12 +136,17 @@ class EventQueue:
             self._enter(outsider_future, self._lanes[outsider_future._context.ident])
         if not lane.accepted and not lane.outside:
             self._lanes.pop(context.ident, None)
+            if not self._lanes:
+                self._lanes.clear()  # gives back the room that so many lanes took
 
-    def _lane(self, ident: str) -> _Lane:
-        lane = self._lanes.get(ident)
-        if lane is None:
-            lane = self._lanes[ident] = _Lane()
-        return lane
+    def clear(self) -> None:
+        """Forget all events at once: none will be started any more."""
+        for outside in (self._outside, *(lane.outside for lane in self._lanes.values())):
+            for _, waiter in (outside or {}).values():
+                if not waiter.done():
+                    waiter.set_result(None)
+        self._lanes.clear()
+        self._outside = OrderedDict()
 
     def _enter(self, future: EventFuture, lane: _Lane) -> None:
         self._accepted += 1
@@ -135,4 +159,4 @@ class EventQueue:
         else:
             if lane.waiting is None:
                 lane.waiting = OrderedDict()
-            lane.waiting[future._context.txid] = future
+            lane.waiting[future._context._number] = future

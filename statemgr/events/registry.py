@@ -124,16 +124,21 @@ class RegistrationContext(BaseContext):
                 raise EventHandlerError(f"{type(fn).__name__} has no name: give one by name=")
             if event in self._handlers:
                 raise EventHandlerError(f"{event!r} is the name of another handler: name= it anew")
-            self._handlers[event] = Handler(
-                fn,
-                event,
-                background=background,
-                supersedes=supersedes,
-                timeout=timeout,
-                thread=thread,
-                is_state=self._is_state,
-                scope=scope,
-            )
+            names, kinds = dict(self._names), dict(self._kinds)
+            try:
+                self._handlers[event] = Handler(
+                    fn,
+                    event,
+                    background=background,
+                    supersedes=supersedes,
+                    timeout=timeout,
+                    thread=thread,
+                    is_state=self._is_state,
+                    scope=scope,
+                )
+            except BaseException:
+                self._names, self._kinds = names, kinds  # none is left behind by what is refused
+                raise
             return fn
 
         return register if fn is None else register(fn)

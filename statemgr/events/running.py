@@ -6,93 +6,95 @@ from contextlib import aclosing
 from contextvars import copy_context
 from functools import partial
 from inspect import isawaitable
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from statemgr.errors import EventHandlerError, EventTimeoutError
-from statemgr.events.body import StatesBody
+from statemgr.events.body import StatesBody, outlast
+from statemgr.events.context import EventContext
 from statemgr.events.event import Event
-from statemgr.events.future import EventFuture
-from statemgr.events.handler import Handler, Kind
+from statemgr.events.future import Progress
+from statemgr.events.handler import Handler
 
-Chain = Callable[[Event], object]
-"""Enqueues an event as a child of the one that runs."""
+# NOTE: no function here has the event's future in hand. An error's traceback keeps what they have,
+# and the future keeps the error.
 
 
-async def run_handler(future: EventFuture, chain: Chain) -> Any:
-    """Run the handler of an event, save what it changes, and chain what it yields or returns.
+async def run_handler(
+    handler: Handler, arguments: dict[str, Any], context: EventContext, progress: Progress
+) -> Any:
+    """Run a handler, save what it changes, and chain what it yields.
 
     Returns:
-        What the handler returned; None if that was events.
+        What the handler returned.
 
     Raises:
         EventTimeoutError: If it took longer than its timeout.
         EventHandlerError: If it yielded something else than events.
     """
-    handler = future._handler
-    if handler.simple:  # what _run would do, in fewer steps
-        result = handler.fn(**future._arguments)
-        if handler.kind is Kind.COROUTINE or (result is not None and isawaitable(result)):
-            result = await result
-    elif handler.timeout is None:
-        result = await _run(future, handler, chain, None)
-    else:
-        result = await _run_in_time(future, handler, chain, handler.timeout)
-    if result is None or not (events := _events_in(result)):
-        return result
-    for event in events:
-        chain(event)
-    return None
-
-
-async def _run_in_time(future: EventFuture, handler: Handler, chain: Chain, timeout: float) -> Any:
+    for parameter in handler.context:
+        arguments[parameter] = context
+    if handler.timeout is None:
+        if handler.states:
+            return await _run_with_states(handler, arguments, context, progress, None)
+        return await _call(handler, arguments, partial(chain_yielded, context, handler))
     try:
-        async with asyncio.timeout(timeout) as limit:
-            return await _run(future, handler, chain, limit)
+        async with asyncio.timeout(handler.timeout) as limit:
+            if handler.states:
+                return await _run_with_states(handler, arguments, context, progress, limit)
+            return await _call(handler, arguments, partial(chain_yielded, context, handler))
     except TimeoutError as error:
         if not limit.expired():
             raise
         raise EventTimeoutError(
-            f"{handler.name!r} took longer than its timeout of {timeout:g} s",
+            f"{handler.name!r} took longer than its timeout of {handler.timeout:g} s",
             name=handler.name,
-            timeout=timeout,
+            timeout=handler.timeout,
         ) from error
 
 
-async def _run(
-    future: EventFuture, handler: Handler, chain: Chain, limit: asyncio.Timeout | None
+async def _run_with_states(
+    handler: Handler,
+    arguments: dict[str, Any],
+    context: EventContext,
+    progress: Progress,
+    limit: asyncio.Timeout | None,
 ) -> Any:
-    """Run a handler with all that it asks for; once it is to be saved, its time has no limit."""
-    context = future._context
-    arguments = future._arguments
-    for parameter in handler.context:
-        arguments[parameter] = context
-    if not handler.states:
-        return await _drive(handler, arguments, partial(_chain_now, chain, handler))
+    """Run a handler with its states; once they are to be saved, its time has no limit."""
     held: list[Event] = []  # until the states are saved
-    body = StatesBody(context, handler.classes, future)
+    body = StatesBody(context, handler.classes, progress)
     async with body as states:
         arguments.update(zip(handler.states, states, strict=True))
-        if handler.kind is Kind.COROUTINE:  # nearly always: what _drive does, in one step less
-            result = await handler.fn(**arguments)
-        else:
-            result = await _drive(handler, arguments, partial(_hold, held, handler, body))
+        result = await _call(handler, arguments, partial(_hold, held, handler, body))
         if result is not None:
-            _events_in(result)  # while there is a way back
+            events_in(result)  # while there is a way back
         if limit is not None:
+            if limit.expired():  # which the handler has swallowed
+                raise TimeoutError
             limit.reschedule(None)
     for event in held:
-        chain(event)
+        context.enqueue_nowait(event)
     return result
 
 
-async def _drive(
+async def _call(
     handler: Handler, arguments: dict[str, Any], pass_on: Callable[[Any], Awaitable[None]]
 ) -> Any:
     """Run the function to its end, and pass on what it yields."""
-    if handler.kind is Kind.THREAD:
+    if handler.thread:
         return await _in_thread(handler.fn, arguments)
     result = handler.fn(**arguments)
-    if handler.kind is Kind.GENERATOR:
+    if type(result) is CoroutineType:  # nearly always, and a step less
+        return await result
+    return None if result is None else await outcome_of(result, pass_on)
+
+
+async def outcome_of(result: Any, pass_on: Callable[[Any], Awaitable[None]]) -> Any:
+    """Run what a call has returned to its end, and pass on what it yields.
+
+    What it is tells its kind: a decorator's function is an ordinary one often, whatever it wraps.
+    """
+    if isinstance(result, GeneratorType):
         try:
             while True:
                 try:
@@ -102,19 +104,18 @@ async def _drive(
                 await pass_on(item)
         finally:
             result.close()
-    if handler.kind is Kind.ASYNC_GENERATOR:
+    if isinstance(result, AsyncGeneratorType):
         async with aclosing(result):
             async for item in result:
                 await pass_on(item)
         return None
-    if result is not None and isawaitable(result):
-        result = await result
-    return result
+    return await result if isawaitable(result) else result
 
 
-async def _chain_now(chain: Chain, handler: Handler, item: Any) -> None:
+async def chain_yielded(context: EventContext, handler: Handler, item: Any) -> None:
+    """Chain what a handler yields that holds no states."""
     for event in _yielded(handler, item):
-        chain(event)
+        context.enqueue_nowait(event)
 
 
 async def _hold(held: list[Event], handler: Handler, body: StatesBody, item: Any) -> None:
@@ -124,21 +125,19 @@ async def _hold(held: list[Event], handler: Handler, body: StatesBody, item: Any
 
 async def _in_thread(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """Run a function in a thread; a cancel takes effect when that has ended."""
-    call = partial(copy_context().run, fn, **arguments)
-    work = asyncio.get_running_loop().run_in_executor(None, call)
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait((work,))
-        except asyncio.CancelledError as error:
-            cancelled = error  # what it changes is still its own
-    if cancelled is not None:
-        work.exception()  # which nobody asks for any more
-        raise cancelled
-    return work.result()
+    call = partial(_no_stop_iteration, fn, arguments)
+    work = asyncio.get_running_loop().run_in_executor(None, copy_context().run, call)
+    return await outlast(work)  # what it changes is still its own
 
 
-def _events_in(value: Any) -> Sequence[Event]:
+def _no_stop_iteration(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    try:
+        return fn(**arguments)
+    except StopIteration as error:  # which no future can hold
+        raise RuntimeError("the handler raised StopIteration") from error
+
+
+def events_in(value: Any) -> Sequence[Event]:
     """Return the events that a handler has returned or yielded: one, several or none."""
     if isinstance(value, Event):
         return (value,)
@@ -151,7 +150,7 @@ def _events_in(value: Any) -> Sequence[Event]:
 
 
 def _yielded(handler: Handler, item: Any) -> Sequence[Event]:
-    events = _events_in(item)
+    events = events_in(item)
     if not events and item is not None and item not in ([], ()):
         raise EventHandlerError(
             f"{handler.name!r} yielded a {type(item).__name__}: a handler yields events or nothing"

@@ -4,23 +4,29 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from statemgr.events.future import Scope
+
 if TYPE_CHECKING:
     from statemgr.events.delta import Delta
+    from statemgr.events.future import EventFuture
 
 
-class DeltaStream:
+class DeltaStream(Scope):
     """Hand deltas from the handlers of a chain to one reader, until the chain is over.
 
     Attributes:
         ident: Whose deltas it takes.
         open: Whether it takes any more.
+        outcome: What the chain's first event ended with; None for a result.
     """
 
-    __slots__ = ("_arrived", "_deltas", "ident", "open")
+    __slots__ = ("_arrived", "_deltas", "ident", "open", "outcome")
 
-    def __init__(self, ident: str) -> None:
+    def __init__(self, ident: str, root: int) -> None:
+        super().__init__(root)
         self.ident = ident
         self.open = True
+        self.outcome: BaseException | None = None
         self._deltas: deque[Delta] = deque()
         self._arrived = asyncio.Event()
 
@@ -29,7 +35,14 @@ class DeltaStream:
         self._deltas.append(delta)
         self._arrived.set()
 
-    def end(self) -> None:
+    def watch(self, future: "EventFuture") -> None:
+        """Keep what the chain's first event ends with, and not its future: that holds them all."""
+        if future.cancelled():
+            self.outcome = asyncio.CancelledError()
+        else:
+            self.outcome = future.exception()
+
+    def ended(self) -> None:
         """Let the reader leave when it has read what is there."""
         self.open = False
         self._arrived.set()

@@ -177,7 +177,8 @@ class ClusterChannel(Channel):
             self._node(*self._moved[slot]).submit(call)
             return
         nodes = self._client.nodes_manager.slots_cache.get(slot)
-        if not nodes:
+        # Behind those that wait: redis-py knows the nodes a while before it says so.
+        if not nodes or self._unrouted:
             self._unrouted.append(call)
             self.refresh_soon()
             return
