@@ -12,6 +12,7 @@ def _restore(
     cls: "type[StateManagerError]", args: tuple[Any, ...], fields: dict[str, Any]
 ) -> "StateManagerError":
     error = cls.__new__(cls, *args)
+    error.args = args  # an OSError, as a TimeoutError is, leaves them to its __init__
     error.__dict__.update(fields)
     return error
 

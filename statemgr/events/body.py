@@ -176,7 +176,8 @@ class StatesBody:
     async def _tell_what_is_stored(self) -> None:
         """Put the client right after a commit that may have been done, or another's overwritten."""
         try:
-            states = await self._context.manager.get_states(*self._modification.tokens)
+            tokens = [self._context.token(cls) for cls in self._classes]
+            states = await self._context.manager.get_states(*tokens)
             stored = [fields.image(s) for fields, s in zip(self._fields, states, strict=True)]
         except Exception:
             logger.warning(

@@ -5,7 +5,8 @@
 A value is the field's whole new value: a copy that nothing changes any more, of the same types
 as in the state. `msgspec.json.encode(delta)` turns it into what a browser reads. A field that is
 gone has the value REMOVED; a state without named fields, such as a list, has the one field "".
-Fields whose names begin with an underscore stay on the server.
+Fields of a state whose names begin with an underscore stay on the server; what stands in a
+field is sent whole.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ from typing import Any
 from statemgr.errors import EventHandlerError
 from statemgr.events.context import EventContext
 from statemgr.events.payload import Payload
-from statemgr.serialization.hints import is_typed_dict, strip
+from statemgr.serialization.hints import UNION_ORIGINS, is_typed_dict, strip
 from statemgr.serialization.registry import shape_of
 
 
@@ -78,13 +78,13 @@ class Handler:
         self.timeout = timeout
         self.states: dict[str, type] = {}
         self.context: list[str] = []
-        rest = False
+        rest: Any = None
         parameters: dict[str, tuple[Parameter, Any]] = {}
         for parameter, hint in _parameters(fn, name, scope):
             if parameter.kind is Parameter.VAR_KEYWORD:
-                rest = True
+                rest = hint
                 continue
-            plain, _ = strip(hint)
+            plain = _without_none(hint)
             if plain is EventContext:
                 self.context.append(parameter.name)
             elif is_state(plain):
@@ -106,6 +106,16 @@ class Handler:
         )
         self.payload = Payload(name, parameters, rest=rest, reserved=reserved)
         self.simple = not (thread or self.states or self.context or timeout is not None)
+
+
+def _without_none(hint: Any) -> Any:
+    """Return the class that a parameter is annotated with; of `Cart | None` it is Cart."""
+    plain, _ = strip(hint)
+    if typing.get_origin(plain) in UNION_ORIGINS:
+        others = [part for part in typing.get_args(plain) if part is not types.NoneType]
+        if len(others) == 1:
+            return strip(others[0])[0]
+    return plain
 
 
 def _unwrapped(fn: Any) -> Any:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from inspect import Parameter
 from typing import Any, Final
 
@@ -10,7 +11,10 @@ import msgspec
 
 from statemgr.errors import EventHandlerError, EventPayloadError
 from statemgr.serialization.hints import strip
+from statemgr.serialization.refusal import Refusal
 
+_MISFIT: Final = "does not fit its annotation"
+_SHOWN: Final = 50  # characters of a name that nobody declared
 _EXACT: Final = frozenset({bool, int, float, str, bytes, type(None)})
 _path = re.compile(r"(.*?) - at `(?:`?key`? in )?`?\$(.*?)`$", re.DOTALL).match
 
@@ -21,7 +25,8 @@ class Payload:
     Args:
         name: The event's name, for messages.
         parameters: The parameters that come from the payload, with their annotations.
-        rest: Whether the handler takes names that it does not declare, by `**`.
+        rest: The annotation of what the handler takes by `**`; None if it takes no names that it
+            does not declare.
         reserved: The parameters that a payload must not name, with what they are.
 
     Raises:
@@ -35,11 +40,11 @@ class Payload:
         name: str,
         parameters: Mapping[str, tuple[Parameter, Any]],
         *,
-        rest: bool,
+        rest: Any,
         reserved: Mapping[str, str],
     ) -> None:
         self._name = name
-        self._rest = rest
+        self._rest = None if rest is None else _check_of(rest, f"a parameter of {name!r} by **")
         self._reserved = reserved
         self._checks: dict[str, tuple[Any, Callable[[Any], Any] | None]] = {}
         for parameter, (_, hint) in parameters.items():
@@ -61,9 +66,7 @@ class Payload:
         for parameter, value in payload.items():
             check = checks.get(parameter)
             if check is None:
-                self._admit(parameter)
-                arguments[parameter] = value
-                continue
+                check = self._admit(parameter)
             exact, convert = check
             if convert is None or type(value) is exact:
                 arguments[parameter] = value
@@ -73,30 +76,38 @@ class Payload:
             except Exception as error:
                 raise self._misfit(parameter, error) from None
         # Nearly always all are given, and then nothing is missing.
-        if len(arguments) < len(checks) or self._rest:
+        if len(arguments) < len(checks) or self._rest is not None:
             for parameter in self._required:
                 if parameter not in arguments:
                     raise self._error(parameter, "is missing")
         return arguments
 
-    def _admit(self, parameter: str) -> None:
-        if parameter in self._reserved:
+    def _admit(self, name: Any) -> tuple[Any, Callable[[Any], Any] | None]:
+        """Return the check for a name that is not a parameter's."""
+        if name in self._reserved:
             raise self._error(
-                parameter,
-                f"is {self._reserved[parameter]}, which no payload can give; a class that comes in "
+                name,
+                f"is {self._reserved[name]}, which no payload can give; a class that comes in "
                 "payloads is to be registered by registry.payload()",
             )
-        if not self._rest:
-            known = ", ".join(map(repr, self._checks)) or "nothing"
-            raise self._error(str(parameter), f"is unknown; the handler takes {known}")
+        if self._rest is not None and isinstance(name, str):
+            return self._rest
+        known = ", ".join(map(repr, self._checks)) or "nothing"
+        # Names come from clients too: none is to fill a log, or to look like a line of it.
+        shown = repr(name[:_SHOWN] if isinstance(name, str) else type(name))
+        raise EventPayloadError(
+            f"{self._name!r}: {shown} is unknown; the handler takes {known}", field=str(name)
+        )
 
     def _misfit(self, parameter: str, error: Exception) -> EventPayloadError:
+        if isinstance(error, Refusal):
+            return self._error(parameter + error.path, error.reason)
         message = str(error) if isinstance(error, msgspec.ValidationError) else ""
         found = _path(message)
         reason, path = (found[1], found[2]) if found else (message, "")
         if not reason.startswith(("Expected `", "Object missing required field")):
             # The others show the value, or are a class's own.
-            reason = "does not fit its annotation"
+            reason = _MISFIT
         return self._error(parameter + path, reason)
 
     def _error(self, field: str, reason: str) -> EventPayloadError:
@@ -114,15 +125,31 @@ def _check_of(hint: Any, where: str) -> tuple[Any, Callable[[Any], Any] | None]:
         return None, None
     pydantic: Any = sys.modules.get("pydantic")
     if pydantic is not None and isinstance(plain, type) and issubclass(plain, pydantic.BaseModel):
-        model: Any = plain
-        return model, model.model_validate
+        return plain, partial(_validate, plain)
     exact = plain if plain in _EXACT and not constrained else _Never
     try:
         # The annotation is compiled here, so that a bad one shows when the handler is registered.
         msgspec.json.Decoder(hint)
     except Exception as error:
         raise EventHandlerError(f"{where}: no value can be checked against {hint!r}") from error
-    return exact, lambda value: msgspec.convert(value, hint)
+    # Keys of a JSON object are strings, whatever they stand for.
+    return exact, lambda value: msgspec.convert(value, hint, str_keys=True, dec_hook=_foreign)
+
+
+def _foreign(cls: Any, value: Any) -> Any:
+    """Make what msgspec does not know; what is returned as it came, it checks by the class."""
+    return cls.model_validate(value) if hasattr(cls, "__pydantic_fields__") else value
+
+
+def _validate(model: Any, value: Any) -> Any:
+    try:
+        return model.model_validate(value)
+    except ValueError as error:
+        found: Any = error
+        # Deeper parts may be keys that came with the payload.
+        field = next(iter(found.errors()[0]["loc"]), None) if hasattr(found, "errors") else None
+        path = f".{field}" if field in model.model_fields else ""
+        raise Refusal(_MISFIT, path) from None
 
 
 class _Never:

@@ -254,7 +254,6 @@ class EventProcessor:
         future = self._new(
             EventContext(ident, event.name, number, None, self), event, stream=stream
         )
-        future.add_done_callback(stream.watch)
         try:
             if future._place is Place.NEW and not self._queue.add_if_room(future):
                 await self._wait_for_room(future)
@@ -388,7 +387,9 @@ class EventProcessor:
             handler = self.registry.find(event.name)
             return handler, handler.payload.arguments(event.payload)
         except Exception as error:  # also what a payload's own methods raise
-            return None, error
+            # Tracebacks would lead to the future that is to hold it.
+            error.__context__ = None
+            return None, error.with_traceback(None)
 
     def _supersede(self, future: EventFuture) -> None:
         """Cancel what older chains run of this handler for this ident; or this, if it is older."""
@@ -477,6 +478,9 @@ class EventProcessor:
             else:
                 future.set_exception(_settable(outcome))
                 future.exception()  # it is reported below, also if nobody waits for it
+        stream = future._stream
+        if stream is not None and stream.root == context._number:
+            stream.outcome = outcome
         is_new = future._place is Place.NEW
         del self._unfinished[context._number]
         if not self._unfinished:
@@ -590,7 +594,9 @@ class EventProcessor:
     def _trace(self, tell: Callable[..., None], *arguments: Any) -> None:
         try:
             tell(*arguments)
-        except (Exception, asyncio.CancelledError):
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
             logger.exception("the listener failed")
 
     def _report(self, error: BaseException, context: EventContext) -> None:
@@ -606,7 +612,9 @@ class EventProcessor:
         self._is_reporting = True
         try:
             answer = variables.run(self._exception_handler, error)
-        except (Exception, asyncio.CancelledError):
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
             logger.exception("the exception_handler failed")
         else:
             if isawaitable(answer):
@@ -660,6 +668,8 @@ class EventProcessor:
         """Do what _finish does, for what may be a hundred thousand events that never ran."""
         future._place = Place.OVER
         asyncio.Future.cancel(future)
+        if future._stream is not None and future._stream.root == future._context._number:
+            future._stream.outcome = asyncio.CancelledError()
         for scope in future._scopes:
             del scope.members[future._context._number]
             if not scope.members:

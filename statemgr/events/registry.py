@@ -10,6 +10,8 @@ from statemgr.events.base import BaseContext
 from statemgr.events.handler import Handler, looks_like_a_state
 from statemgr.token import StateToken
 
+_SHOWN = 50  # characters of an unknown event's name: it may come from a client
+
 F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 
@@ -211,7 +213,9 @@ class RegistrationContext(BaseContext):
         try:
             return self._handlers[name]
         except KeyError:
-            raise UnknownEventError(f"no handler is registered for {name!r}", name=name) from None
+            raise UnknownEventError(
+                f"no handler is registered for {name[:_SHOWN]!r}", name=name
+            ) from None
 
     def token(self, ident: str, cls: type) -> StateToken[Any]:
         """Return the token of an ident's state.

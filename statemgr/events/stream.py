@@ -8,7 +8,6 @@ from statemgr.events.future import Scope
 
 if TYPE_CHECKING:
     from statemgr.events.delta import Delta
-    from statemgr.events.future import EventFuture
 
 
 class DeltaStream(Scope):
@@ -17,7 +16,8 @@ class DeltaStream(Scope):
     Attributes:
         ident: Whose deltas it takes.
         open: Whether it takes any more.
-        outcome: What the chain's first event ended with; None for a result.
+        outcome: What the chain's first event ended with; None for a result. Kept here, and not
+            its future, which holds those of all that came of it.
     """
 
     __slots__ = ("_arrived", "_deltas", "ident", "open", "outcome")
@@ -34,13 +34,6 @@ class DeltaStream(Scope):
         """Add a delta."""
         self._deltas.append(delta)
         self._arrived.set()
-
-    def watch(self, future: "EventFuture") -> None:
-        """Keep what the chain's first event ends with, and not its future: that holds them all."""
-        if future.cancelled():
-            self.outcome = asyncio.CancelledError()
-        else:
-            self.outcome = future.exception()
 
     def ended(self) -> None:
         """Let the reader leave when it has read what is there."""

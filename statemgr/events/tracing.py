@@ -10,9 +10,10 @@ class EventListener:
     """Be told what happens to each event; override what is of interest.
 
     Each call gets the event's context, with its name, ident and ids. Durations are seconds of
-    the monotonic clock. `enqueued` is called by whoever enqueues, all others in the task that
-    runs the handler, in its context variables; a call must not block. What one raises is logged,
-    and changes nothing.
+    the monotonic clock. `enqueued` is called by whoever enqueues; the others in the task that runs
+    the handler, in its context variables, but for `failed` of an event that never started: that
+    comes from whoever refuses or cancels it. A call must not block. What one raises is logged, and
+    changes nothing.
 
     For each event comes `enqueued`, then perhaps `started`, and at last either `finished` or
     `failed`. In between come `waited` and `committed`, once for each lock that is taken.

@@ -5,16 +5,19 @@ comes out of two of them shares nothing with either: it can be sent while the st
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from ..errors import StateEncodeError
 from . import tagged, untagged
-from .hints import is_typed_dict
+from .hints import classes_in, is_typed_dict
 from .refusal import Refusal
+from .registry import Registry, shape_of
+from .shapes import AttributeShape, Shape
 
 if TYPE_CHECKING:
     from .codec import Codec
@@ -32,6 +35,8 @@ class Removed(Enum):
 REMOVED: Final = Removed.REMOVED
 """The value of a field that is there no more: of a key of a dict, say."""
 
+# Of classes that no registry has. (mypy takes a class for something that has no hash.)
+_shape_of: Callable[[type], Shape | None] = lru_cache(256)(shape_of)  # type: ignore[assignment]
 _pack = msgspec.msgpack.Encoder().encode
 _split = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -39,7 +44,9 @@ _split = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 class Fields(ABC):
     """Tell which fields of one class's states have changed.
 
-    Names that begin with an underscore are left out: they are the program's own.
+    Values are the same if they are equal in every part, types and the order in dicts included;
+    instances are if their attributes are. Names that begin with an underscore are left out: they
+    are the program's own.
     """
 
     @abstractmethod
@@ -60,10 +67,7 @@ class Fields(ABC):
 
 
 class CopiedFields(Fields):
-    """Go by copies of the whole state: for any serialization.
-
-    Values are the same if they are equal and of one type; inside of a value 1 equals True.
-    """
+    """Go by copies of the whole state: for any serialization."""
 
     def __init__(
         self, serialize: Callable[[Any], bytes], deserialize: Callable[[bytes], Any]
@@ -77,8 +81,7 @@ class CopiedFields(Fields):
     def changes(self, before: Any, after: Any) -> dict[str, Any]:
         if before == after:
             return {}
-        old, new = self.values(before), self.values(after)
-        return _differences(old, new, _same, _itself)
+        return _differences(self.values(before), self.values(after), _itself)
 
     def values(self, image: Any) -> dict[str, Any]:
         return _public(_fields_of(self._deserialize(image)))
@@ -96,6 +99,10 @@ class CodecFields(Fields):
         self._registry = codec.registry
         self._shape = codec.registry.shape(codec.registry.root)
         self._decoders: dict[str, Callable[[Any], Any]] = {}
+        fields = {} if self._shape is None else self._shape.fields
+        self._with_sets = {
+            name for name, field in fields.items() if _may_hold_sets(field.hint, self._registry)
+        }
 
     def image(self, state: Any) -> Any:
         matches = self._codec.matches
@@ -117,12 +124,16 @@ class CodecFields(Fields):
         if type(before) is bytes and type(after) is bytes:
             # Typed states have all their fields, and none that begins with an underscore.
             old = _split(before)
-            return {
+            changed = {
                 name: self._typed(name, raw)
                 for name, raw in _split(after).items()
                 if raw != old[name]
             }
-        return _differences(self._tagged(before), self._tagged(after), _equal, self._untagged)
+            for name in self._with_sets & changed.keys():
+                if _same(self._typed(name, old[name]), changed[name]):  # only in another order
+                    del changed[name]
+            return changed
+        return _differences(self._tagged(before), self._tagged(after), self._untagged)
 
     def values(self, image: Any) -> dict[str, Any]:
         if type(image) is bytes:
@@ -151,13 +162,20 @@ class CodecFields(Fields):
 
 
 def _fields_of(state: Any) -> Mapping[str, Any]:
-    from .registry import shape_of
-
     if isinstance(state, dict) and all(type(key) is str for key in state):
         return state
     kind = type(state)
-    shape = None if is_typed_dict(kind) else shape_of(kind)
-    return {WHOLE: state} if shape is None else shape.read(state)
+    shape = None if is_typed_dict(kind) else _shape_of(kind)
+    return {WHOLE: state} if shape is None else _read(shape, state)
+
+
+def _read(shape: Shape, instance: Any) -> Mapping[str, Any]:
+    try:
+        return shape.read(instance)
+    except Refusal:  # it has other attributes than are declared, and another serialization
+        if not isinstance(shape, AttributeShape):
+            raise
+        return shape.attributes(instance)
 
 
 def _public(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,26 +183,56 @@ def _public(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    same: Callable[[Any, Any], bool],
-    value: Callable[[str, Any], Any],
+    before: Mapping[str, Any], after: Mapping[str, Any], value: Callable[[str, Any], Any]
 ) -> dict[str, Any]:
-    changed = {
-        name: value(name, part)
-        for name, part in after.items()
-        if name not in before or not same(before[name], part)
-    }
-    gone: Iterable[str] = before.keys() - after.keys()
-    return changed | dict.fromkeys(gone, REMOVED)
+    """Return what changed of fields that `value` makes the values of."""
+    changed = {}
+    for name, part in after.items():
+        if name not in before:
+            changed[name] = value(name, part)
+        elif part is not before[name] and not (type(part) is bytes and part == before[name]):
+            new = value(name, part)
+            if not _same(value(name, before[name]), new):
+                changed[name] = new
+    return changed | dict.fromkeys(before.keys() - after.keys(), REMOVED)
 
 
 def _same(one: object, other: object) -> bool:
-    return type(one) is type(other) and one == other
+    try:
+        return _alike(one, other)
+    except RecursionError:  # it refers to itself
+        return False
 
 
-def _equal(one: object, other: object) -> bool:
-    return one == other
+def _alike(one: Any, other: Any) -> bool:
+    kind = type(one)
+    if kind is not type(other):
+        return False
+    if kind in (list, tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if kind is dict:
+        return _alike(list(one.items()), list(other.items()))
+    if kind in (set, frozenset):
+        return {(type(part), part) for part in one} == {(type(part), part) for part in other}
+    if kind is float:
+        return repr(one) == repr(other)  # which tells -0.0 from 0.0, and takes nan for nan
+    shape = _shape_of(kind)
+    if shape is None:
+        return bool(one == other)
+    return _alike(dict(_read(shape, one)), dict(_read(shape, other)))
+
+
+def _may_hold_sets(hint: Any, registry: Registry) -> bool:
+    """Tell whether a typed field may have a set somewhere: its order says nothing."""
+    waiting, seen = list(classes_in(hint)), set()
+    for cls in waiting:  # which grows
+        if issubclass(cls, (set, frozenset)):
+            return True
+        if cls not in seen and (shape := registry.shape(cls)) is not None:
+            for field in shape.fields.values():
+                waiting.extend(classes_in(field.hint))
+        seen.add(cls)
+    return False
 
 
 def _itself(name: str, value: object) -> object:
