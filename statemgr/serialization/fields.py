@@ -35,8 +35,8 @@ class Removed(Enum):
 REMOVED: Final = Removed.REMOVED
 """The value of a field that is there no more: of a key of a dict, say."""
 
-# Of classes that no registry has. (mypy takes a class for something that has no hash.)
-_shape_of: Callable[[type], Shape | None] = lru_cache(256)(shape_of)  # type: ignore[assignment]
+# Of classes that no registry has.
+_shape_of: Callable[[type], Shape | None] = lru_cache(256)(shape_of)
 _pack = msgspec.msgpack.Encoder().encode
 _split = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 
