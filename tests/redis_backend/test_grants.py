@@ -193,6 +193,32 @@ async def test_waiter_looks_when_it_can_hear(valkey: Any, monkeypatch: Any) -> N
     await task  # although no time has passed
 
 
+async def test_inbox_that_opens_before_the_reply(valkey: Any, monkeypatch: Any) -> None:
+    """So it does if it was about to wait: its place in the queue is older than the inbox."""
+    manager: Any = await valkey.open()
+    await manager.has_state(COUNTER)
+    behind = Behind(valkey)
+    behind.acquire("other.1")
+    monkeypatch.setattr(Grants, "listen", lambda _: None)
+    names: list[str] = []
+    count_scripts(manager, names)
+    call = manager._channel.call
+
+    def opened(_: Any) -> None:
+        behind.raw.delete(behind.key)
+        manager._grants._look_again()
+
+    def calling(*args: Any) -> Any:
+        made = call(*args)
+        if names == ["acquire"]:
+            made.future.add_done_callback(opened)  # before who asked goes on
+        return made
+
+    manager._channel.call = calling
+    await increment(manager, COUNTER)  # although no time has passed
+    assert names == ["acquire", "acquire", "commit"]
+
+
 async def test_message_that_comes_before_the_wait(valkey: Any) -> None:
     """The lock is passed on between the reply that it is held and the wait for it."""
     manager: Any = await valkey.open()

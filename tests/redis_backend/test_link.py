@@ -715,6 +715,21 @@ async def test_moved_slot_is_remembered() -> None:
         assert channel.outstanding == 0
 
 
+async def test_calls_stay_in_order_while_nodes_are_found() -> None:
+    """A call does not overtake one that waits for who has which slot: both are of one key."""
+    async with FakeNode() as node, cluster_of(node) as channel:
+        node.answer = lambda command: None if command[0] == b"COMMAND" else node._as_node(command)
+        first = channel.call(READ, KEY, b"1")
+        await until(lambda: [command for command in node.commands if command[0] == b"COMMAND"])
+        assert channel._client.nodes_manager.slots_cache  # redis-py knows, and goes on asking
+        second = channel.call(READ, KEY, b"2")
+        await asyncio.sleep(0.01)
+        node.push(b"*0\r\n")
+        assert await asyncio.gather(first.future, second.future) == [b"1", b"2"]
+        scripts = [command[-1] for command in node.commands if command[0].startswith(b"EVAL")]
+        assert scripts == [b"1", b"2"]
+
+
 async def test_asked_for_at_another_node() -> None:
     """ASK is followed for one call, with ASKING before it, and is not remembered."""
     async with FakeNode() as source, FakeNode() as target, cluster_of(source) as channel:

@@ -26,7 +26,7 @@ from .workers import Counter, show
 
 AT_ONCE = 8  # scenarios that run side by side
 PATIENCE = 30.0  # seconds after which they hang: who waits until a lock expires does
-STALL = 1.0  # seconds without a reply after which a connection is given up
+STALL = 2.5  # seconds without a reply after which a connection is given up; a call, after two
 PAIRS = int(os.environ.get("STATEMGR_PAIRS", "1"))  # how far apart two that are lost may be
 
 MODES: dict[str, dict[str, Any]] = {

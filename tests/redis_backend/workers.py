@@ -108,11 +108,11 @@ async def increment(
 
 
 async def share(
-    report: Report, name: str, tasks: int, begin: int, until: int, hold: float, **options: Any
+    report: Report, name: str, tasks: int, until: int, hold: float, **options: Any
 ) -> None:
     """Take one lock with several tasks, until all processes together had it often enough.
 
-    Tell the waits, in microseconds, of the turns from number `begin` on.
+    Tell the waits, in microseconds.
     """
     waits: list[float] = []
     async with StateManagerRedis(**options) as manager:
@@ -126,8 +126,7 @@ async def share(
             while not enough:
                 asked_at = time.monotonic()
                 async with manager.modify_state(token) as turns:
-                    if len(turns.names) >= begin:
-                        waits.append(time.monotonic() - asked_at)
+                    waits.append(time.monotonic() - asked_at)
                     turns.names.append(name)
                     enough = len(turns.names) >= until
                     await asyncio.sleep(hold)
