@@ -15,7 +15,7 @@ import logging
 from collections.abc import Coroutine, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from statemgr.events.delta import REMOVED
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from statemgr.events.future import Progress
 
 T = TypeVar("T")
+
+_PATIENCE: Final = 5.0  # seconds for telling a client of what was undone
 
 logger = logging.getLogger("statemgr.events")
 
@@ -206,8 +208,25 @@ async def outlast(work: "asyncio.Future[T]") -> T:
 
 
 async def _to_the_end(telling: Coroutine[Any, Any, None]) -> None:
-    """Put the client right, however often the event is cancelled meanwhile."""
-    await outlast(asyncio.create_task(telling))
+    """Put the client right, however often the event is cancelled meanwhile; but not for ever."""
+    task = asyncio.create_task(telling)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _PATIENCE
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done() and (left := deadline - loop.time()) > 0:
+        try:
+            await asyncio.wait((task,), timeout=left)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if not task.done():
+        task.cancel()
+        logger.error(
+            "emit_delta has taken %g s: a client was not told of a change undone", _PATIENCE
+        )
+    if cancelled is not None:
+        raise cancelled
+    if task.done():
+        task.result()
 
 
 class Modifying:

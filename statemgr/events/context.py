@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
 T = TypeVar("T")
 
 
@@ -144,6 +146,14 @@ class EventContext(BaseContext):
     def modify(
         self, a: type[A], b: type[B], /, *, timeout: float | None = None
     ) -> AbstractAsyncContextManager[tuple[A, B]]: ...
+    @overload
+    def modify(
+        self, a: type[A], b: type[B], c: type[C], /, *, timeout: float | None = None
+    ) -> AbstractAsyncContextManager[tuple[A, B, C]]: ...
+    @overload
+    def modify(
+        self, a: type[A], b: type[B], c: type[C], d: type[D], /, *, timeout: float | None = None
+    ) -> AbstractAsyncContextManager[tuple[A, B, C, D]]: ...
     @overload
     def modify(
         self, *classes: type[Any], timeout: float | None = None

@@ -73,8 +73,9 @@ class EventProcessor:
         manager: Keeps the states. Closing it is the caller's, after `stop()`.
         registry: The handlers; None takes `RegistrationContext.get()`.
         emit_delta: Called with an ident and a delta, when there is one; may be a coroutine
-            function. The handler's event is over only when it has returned. If it raises, the
-            change stays, and the event's future ends with the error.
+            function. The event is over only when it has returned, so that a client which may not
+            answer needs a timeout in it. If it raises, the change stays, and the event's future
+            ends with the error.
         emit_event: Called with an ident and events for its client: what `ctx.emit_event` does.
         exception_handler: Called with each error that a future ends with, a cancel not among
             them, while `EventContext.get()` is the event's; may be a coroutine function. None
@@ -394,15 +395,15 @@ class EventProcessor:
     def _supersede(self, future: EventFuture) -> None:
         """Cancel what older chains run of this handler for this ident; or this, if it is older."""
         key = future._context.name, future._context.ident
-        newest = self._superseding.get(key)
-        if newest is not None:
+        while (newest := self._superseding.get(key)) is not None:
             if newest.root > future._root:
                 self._finish(future, asyncio.CancelledError())
                 return
-            if newest.root < future._root:
-                self._cancel_all(list(newest.members.values()))
-                newest = None
-        if newest is None:
+            if newest.root == future._root:
+                break
+            del self._superseding[key]
+            self._cancel_all(list(newest.members.values()))  # a listener may enqueue a newer one
+        else:
             newest = self._superseding[key] = Superseding(future._root, key, self._superseding)
         if newest not in future._scopes:
             future._scopes += (newest,)
