@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench bench-peers test lint types tests tests-oldest format clean
+.PHONY: help bench bench-peers chaos example test lint types tests tests-oldest format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -17,6 +17,12 @@ bench: $(VENV)/.bench ## Measure every backend and print a table (under a minute
 
 bench-peers: $(VENV)/.bench ## The same beside what people use instead, in one run
 	$(BIN)/python -m benchmarks --peers
+
+chaos: $(VENV)/.bench ## Stop, kill and cut off processes on disk and on a server (MINUTES=10)
+	$(BIN)/python -m chaos run --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
+
+example: $(VENV)/.example ## Run the live counter in two processes (URL=redis://... for a server, PORT=8000)
+	$(BIN)/python -m examples.live_counter $(if $(URL),--url '$(URL)') $(if $(PORT),--port $(PORT))
 
 test: lint types tests tests-oldest ## All that CI runs
 
@@ -37,7 +43,7 @@ tests: $(VENV)/.dev ## Tests with the newest dependencies, and their branch cove
 # on which old Hypothesis takes ten times as long.
 NOT_OLDEST := tests/typing tests/unit/test_benchmarks.py tests/disk tests/conformance/test_mutants.py \
   tests/stateful/test_mutants.py tests/stateful/test_disk.py tests/stateful/test_redis.py \
-  tests/redis_backend
+  tests/redis_backend tests/examples tests/chaos
 
 tests-oldest: $(OLDEST)/.dev ## Tests with the oldest dependencies that pyproject.toml allows
 	$(OLDEST)/bin/pytest --quiet --numprocesses=3 --dist=worksteal $(NOT_OLDEST:%=--ignore=%) \
@@ -61,12 +67,16 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m compileall -q statemgr
 	@touch $@
 
+$(VENV)/.example: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP) -e '.[example]'
+	@touch $@
+
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(PIP) -e '.[dev]'
 	@touch $@
 
 $(OLDEST)/.dev: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python $(PIP) -e '.[crypto,testing,report,servers]' attrs pydantic pytest-xdist \
+	$(OLDEST)/bin/python $(PIP) -e '.[crypto,otel,testing,report,servers]' attrs pydantic opentelemetry-sdk pytest-xdist \
 	  --constraint tests/oldest.txt
 	@touch $@

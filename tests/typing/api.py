@@ -6,7 +6,8 @@ mark that nothing needs.
 
 # pyright: strict
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextvars import Token
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Self, assert_type
 
@@ -22,6 +23,16 @@ from statemgr import (
     StateToken,
     Statistics,
     errors,
+)
+from statemgr.events import (
+    BaseContext,
+    Delta,
+    Event,
+    EventContext,
+    EventFuture,
+    EventListener,
+    EventProcessor,
+    RegistrationContext,
 )
 
 
@@ -199,3 +210,200 @@ async def subclass() -> None:
     """The subclass comes out of `async with`."""
     async with Counter() as counter:
         assert_type(counter, Counter)
+
+
+registry = RegistrationContext()
+
+
+@registry.handler
+def function(cart: Cart, item: str, count: int = 1) -> None:
+    """Be registered bare."""
+
+
+@registry.handler()
+async def coroutine(cart: Cart, item: str) -> int:
+    """Be registered without options."""
+    return 1
+
+
+@registry.handler("cart.steps", timeout=1.5)
+def generator(cart: Cart) -> Iterator[Event | None]:
+    """Be registered by a name."""
+    yield Event("function", {"item": "pen"})
+
+
+@registry.handler(name="later", background=True, supersedes=True, timeout=None)
+async def async_generator(ctx: EventContext) -> AsyncIterator[list[Event]]:
+    """Be registered with options."""
+    yield [Event("function")]
+
+
+@registry.state
+@dataclass
+class Basket:
+    """A state."""
+
+    items: list[str] = field(default_factory=list[str])
+
+
+@registry.state(name="wishes", kind=StateToken)
+@dataclass
+class Wishes:
+    """Another, by a name."""
+
+    items: list[str] = field(default_factory=list[str])
+
+
+@registry.payload
+@dataclass
+class Options:
+    """What comes in payloads."""
+
+    fast: bool = False
+
+
+class Shop:
+    """Something with methods."""
+
+    async def sell(self, cart: Cart, item: str) -> bool:
+        """Be registered as bound to an object."""
+        return True
+
+
+def registering() -> None:
+    """What is registered is what it was, for who calls it."""
+    assert_type(function(Cart(), "pen"), None)
+    assert_type(function(Cart(), item="pen", count=2), None)
+    assert_type(generator(Cart()), Iterator[Event | None])
+    assert_type(Basket(["pen"]), Basket)
+    assert_type(Wishes().items, list[str])
+    assert_type(Options(fast=True), Options)
+
+    called = registry.handler(function, name="again", thread=True)
+    assert_type(called(Cart(), "pen"), None)
+    bare = registry.handler(function)
+    assert_type(bare(Cart(), "pen"), None)
+    sell: Callable[[Cart, str], Awaitable[bool]] = registry.handler(Shop().sell, name="sell")
+    registry.handler(sell, name="again")
+    assert_type(registry.state(Cart, name="cart"), type[Cart])
+    assert_type(registry.fork(), RegistrationContext)
+    assert_type(registry.token("u", Cart).lock_key, str)
+
+    function(Cart())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    generator("u")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    registry.handler(5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    registry.handler(function, "name")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+    registry.handler("a", name="b")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    registry.handler(background="yes")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    registry.state(Cart())  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    Event(5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Event("add", [("item", "pen")])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def calling() -> None:
+    """Coroutines and asynchronous generators stay what they were."""
+    assert_type(await coroutine(Cart(), "pen"), int)
+    async for events in async_generator(EventContext.get()):
+        assert_type(events, list[Event])
+
+
+async def returning(ctx: EventContext) -> int:
+    """A block does not swallow errors, so that nothing is missing behind it."""
+    async with ctx.modify(Cart) as cart:
+        return len(cart.items)
+
+
+async def handling_events(ctx: EventContext) -> None:
+    """A handler's context knows the classes of the states it is asked for."""
+    async with ctx.modify(Cart) as cart:
+        assert_type(cart, Cart)
+    async with ctx.modify(Cart, timeout=1.5) as cart:
+        assert_type(cart, Cart)
+    async with ctx.modify(Cart, Profile) as (cart, profile):
+        assert_type(cart, Cart)
+        assert_type(profile, Profile)
+    async with ctx.modify(Cart, Profile, Basket) as many:
+        assert_type(many, tuple[Cart, Profile, Basket])
+    async with ctx.modify(Cart, Profile, Basket, Wishes) as four:
+        assert_type(four, tuple[Cart, Profile, Basket, Wishes])
+    async with ctx.modify(*[Cart, Cart]) as any_number:
+        assert_type(any_number, Any)
+    assert_type(ctx.ident, str)
+    assert_type(ctx.txid, str)
+    assert_type(ctx.parent_txid, str | None)
+    assert_type(ctx.manager, StateManager)
+    assert_type(ctx.token(Cart), StateToken[Cart])
+    assert_type(ctx.fork("child"), EventContext)
+    assert_type(await ctx.enqueue(Event("add"), ident="v"), EventFuture)
+    assert_type(ctx.enqueue_nowait(Event("add")), EventFuture)
+    await ctx.emit_delta({"Cart": {"items": []}})
+    await ctx.emit_event(Event("alert"), Event("reload"))
+
+    ctx.modify("Cart")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await ctx.enqueue("add")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+class Requests(BaseContext):
+    """A context of the application's own."""
+
+
+async def contexts() -> None:
+    """Each class finds its own."""
+    assert_type(Requests.get(), Requests)
+    assert_type(EventContext.get(), EventContext)
+    token = Requests.set(Requests())
+    assert_type(token, Token[Requests])
+    Requests.reset(token)
+    with Requests() as request:
+        assert_type(request, Requests)
+    async with registry as entered:
+        assert_type(entered, RegistrationContext)
+
+
+class Listener(EventListener):
+    """A listener overrides what is of interest."""
+
+    def failed(self, context: EventContext, error: BaseException, seconds: float) -> None:
+        """Be told of errors."""
+        assert_type(context.name, str)
+
+
+async def send(ident: str, delta: Delta) -> None:
+    """Send a delta."""
+    assert_type(delta, Mapping[str, Mapping[str, Any]])
+
+
+async def processing(manager: StateManager) -> None:
+    """What is enqueued has a future."""
+
+    def report(error: BaseException) -> None: ...
+
+    def pass_on(ident: str, *events: Event) -> None: ...
+
+    async with EventProcessor(
+        manager,
+        registry,
+        emit_delta=send,
+        emit_event=pass_on,
+        exception_handler=report,
+        listener=Listener(),
+        stop_timeout=5,
+    ) as processor:
+        assert_type(processor, EventProcessor)
+        future = await processor.enqueue("u", Event("add", {"item": "pen"}))
+        assert_type(future, EventFuture)
+        assert_type(await future, Any)
+        assert_type(await future.wait_all(), Any)
+        assert_type(future.children, tuple[EventFuture, ...])
+        assert_type(future.cancel(), bool)
+        assert_type(future.committed, bool)
+        assert_type(processor.enqueue_nowait("u", Event("add")), EventFuture)
+        async for delta in processor.enqueue_stream_delta("u", Event("add")):
+            assert_type(delta, Mapping[str, Mapping[str, Any]])
+        assert_type(await processor.snapshot("u", Cart, Profile), Mapping[str, Mapping[str, Any]])
+        await processor.stop(timeout=1.5)
+
+        await processor.enqueue(Event("add"))  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
+        await processor.enqueue("u", "add")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    EventProcessor("memory")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    EventProcessor(manager, emit_delta=report)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

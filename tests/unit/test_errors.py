@@ -31,9 +31,13 @@ EXAMPLES: list[tuple[StateManagerError, dict[str, Any]]] = [
     (errors.StateManagerClosedError("m"), {}),
     (errors.WrongLoopError("m"), {}),
     (errors.WrongProcessError("m"), {}),
+    (errors.EventHandlerError("m"), {}),
     (errors.UnknownEventError("m", name="add"), {"name": "add"}),
     (errors.EventPayloadError("m", field="n"), {"field": "n"}),
+    (errors.EventTimeoutError("m", name="add", timeout=1.5), {"name": "add", "timeout": 1.5}),
     (errors.EventQueueFullError("m"), {}),
+    (errors.EventDeadlockError("m"), {}),
+    (errors.EventProcessorStoppedError("m"), {}),
 ]
 LEAVES = {
     leaf
@@ -63,6 +67,8 @@ class TestErrors:
     def test_what_design_promises_is_there(self) -> None:
         assert issubclass(errors.InvalidTokenError, ValueError)
         assert issubclass(errors.WrongProcessError, errors.WrongLoopError)
+        assert issubclass(errors.EventHandlerError, ValueError)
+        assert issubclass(errors.EventTimeoutError, TimeoutError)
 
     @each_error
     def test_an_error_carries_its_fields(

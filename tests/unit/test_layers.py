@@ -10,7 +10,7 @@ import statemgr
 
 ROOT = Path(statemgr.__file__).parents[1]
 LAYERS = [
-    {"benchmarks", "statemgr"},  # the package itself: its names, for those who use it
+    {"benchmarks", "chaos", "statemgr"},  # the package itself: its names, for those who use it
     {"statemgr.events", "statemgr.testing"},
     {"statemgr.backends"},
     {"statemgr.manager", "statemgr.modification", "statemgr.expiration", "statemgr.live"},
@@ -28,7 +28,7 @@ FACTORY = ("statemgr.manager", "create")  # StateManager.create() has to know th
 
 
 def _files() -> list[Path]:
-    return sorted(p for top in ("statemgr", "benchmarks") for p in (ROOT / top).rglob("*.py"))
+    return sorted(p for top in ("statemgr", "benchmarks", "chaos") for p in (ROOT / top).rglob("*.py"))
 
 
 def _module(path: Path) -> str:
@@ -55,13 +55,13 @@ def _imports(path: Path) -> Iterator[str]:
             base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
             inside = [f"{base}.{alias.name}" for alias in node.names]
             names = [name if name in known else base for name in inside]
-        yield from (name for name in names if name.split(".")[0] in {"statemgr", "benchmarks"})
+        yield from (name for name in names if name.split(".")[0] in {"statemgr", "benchmarks", "chaos"})
 
 
 def _unit(module: str) -> str:
     """Return the module or package that has a place among the layers."""
     parts = module.split(".")
-    return "benchmarks" if parts[0] == "benchmarks" else ".".join(parts[:2])
+    return parts[0] if parts[0] != "statemgr" else ".".join(parts[:2])
 
 
 @pytest.mark.parametrize("path", _files(), ids=_module)

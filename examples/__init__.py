@@ -1,0 +1,1 @@
+"""Applications that show how statemgr is used."""

@@ -1,0 +1,1 @@
+"""A counter in each room that whoever is there changes and sees change; see README.md."""
