@@ -118,7 +118,7 @@ async def take_events(websocket: WebSocket, room: str, processor: EventProcessor
             await asyncio.shield(future)
         except (BadMessageError, EventPayloadError, UnknownEventError) as error:
             await send(websocket, {"error": str(error)})
-        except Exception:  # whatever it is, log_failure has logged it
+        except Exception:  # what a handler ends with is logged by log_failure
             await send(websocket, {"error": "that could not be done, please try again"})
 
 
