@@ -112,34 +112,50 @@ def _choice(default: str, help: str, *others: str) -> Option:  # noqa: A002  # a
 
 
 OPTIONS: dict[str, Option] = {
-    "mode": _text("", help="The backend: memory, or the name of an installed one."),
+    "mode": _text(
+        "",
+        help="The backend: `memory`, `disk`, `redis`, or one that another package offers; "
+        "`redis` if there is a `redis_url`, else `memory`, where none is given.",
+    ),
     "redis_url": _text(
         None,
-        help="The Redis server.",
+        help="The Redis server, sentinels or Cluster; for the mode `redis`.",
         show=lambda url: repr(redact_url(str(url))),
         secret=True,
     ),
-    "disk_directory": _text(".statemgr", help="Where the disk backend keeps records."),
+    "disk_directory": _text(
+        ".statemgr",
+        help="Where the records are; made if missing, this user's own, on a local file system.",
+    ),
     "token_expiration": _seconds(3600.0, help="After how long an untouched state is dropped."),
     "lock_expiration": _seconds(
-        10.0, help="How soon the lock of a dead Redis client is given to the next."
+        10.0,
+        help="How soon the lock of a dead process goes to the next; a body may take longer, its "
+        "lock is renewed.",
     ),
     "lock_warning_threshold": _seconds(
         1.0, help="A body that holds its lock for longer is logged."
     ),
     "oplock": _choice(
-        "off", "Whether a Redis lock is kept for the next change here.", "through", "behind"
+        "off",
+        "Keep a lock for the next change of this process: `through` writes each change, `behind` "
+        "writes later.",
+        "through",
+        "behind",
     ),
-    "oplock_hold_time": _seconds(1.0, help="How long an oplock is kept at most."),
+    "oplock_hold_time": _seconds(
+        1.0, help="How long an oplock is kept at most, and `behind` puts a write off."
+    ),
     "redis_durability": _choice(
         "off",
-        "What else a change waits for: replicas that have it, or the server's disk.",
+        "What else a change waits for: `replicated` for replicas that have it, `aof` for the "
+        "server's disk.",
         "replicated",
         "aof",
     ),
     "redis_replicas": Option(
         default=1,
-        help="How many replicas acknowledge a change, with redis_durability replicated.",
+        help="How many replicas acknowledge a change, with `redis_durability` `replicated`.",
         allowed="a whole number above 0",
         parse=int,
         accepts=_is_size,
@@ -149,7 +165,7 @@ OPTIONS: dict[str, Option] = {
     ),
     "disk_debounce": Option(
         default=0.0,
-        help="How long writes may wait to be written together; needs disk_exclusive.",
+        help="How long writes may wait in memory to be written together; needs `disk_exclusive`.",
         allowed="a number of seconds from 0 to 1e10",
         parse=float,
         accepts=_is_seconds_or_zero,
@@ -160,13 +176,16 @@ OPTIONS: dict[str, Option] = {
     ),
     "key_prefix": Option(
         default="statemgr",
-        help="What every Redis key begins with.",
+        help="What every key and channel in Redis begins with.",
         allowed="a text, not empty, of printable characters but braces",
         parse=str,
         accepts=_is_key_prefix,
     ),
     "on_decode_error": _choice(
-        "raise", "What to do about a record that cannot be decoded: it is kept.", "reset"
+        "raise",
+        "What follows on a record that cannot be decoded, which is kept: an error, or, with "
+        "`reset`, a fresh state.",
+        "reset",
     ),
     "max_state_size": _size(16 * 2**20, help="A serialized state larger than this is refused."),
     "compress_above": _size(None, help="Records with more bytes than this are compressed."),

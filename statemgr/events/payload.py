@@ -138,7 +138,7 @@ def _check_of(hint: Any, where: str) -> tuple[Any, Callable[[Any], Any] | None]:
 
 def _foreign(cls: Any, value: Any) -> Any:
     """Make what msgspec does not know; what is returned as it came, it checks by the class."""
-    return cls.model_validate(value) if hasattr(cls, "__pydantic_fields__") else value
+    return cls.model_validate(value) if hasattr(cls, "model_validate") else value
 
 
 def _validate(model: Any, value: Any) -> Any:

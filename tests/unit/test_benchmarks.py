@@ -15,8 +15,11 @@ from statemgr.testing.servers import Server
 ROOT = Path(__file__).resolve().parents[2]
 
 SCENARIOS = {
+    "burst",
+    "chain",
     "change",
     "contended",
+    "events",
     "expiry",
     "hot",
     "import",
@@ -25,11 +28,13 @@ SCENARIOS = {
     "stored",
     "tracked",
 }
+OPTIONAL = {"burst", "chain", "stored"}
 USUAL = {
     "disk",
     "memory",
     "memory/no-rollback",
     "redis",
+    "stateless",
     "token",
     "pickle",
     "lock_dict",
@@ -39,6 +44,7 @@ USUAL = {
 VARIANTS = {"disk/fsync", "disk/exclusive", "disk/debounce", "write_rename/fsync"}
 REDIS_VARIANTS = {"redis/through", "redis/behind", "redis_floor/kept"}
 PEERS = {
+    "reflex_events",
     "reflex_memory",
     "reflex_disk",
     "reflex_disk/debounced",
@@ -84,7 +90,7 @@ def on_disk(tmp_path_factory):
     """A run of every variant of the disk in its smallest form: process, JSON and directory."""
     directory = tmp_path_factory.mktemp("files")
     file = tmp_path_factory.mktemp("benchmarks") / "report.json"
-    options = ["--backends", "disk", "--scenarios", "change,stored"]
+    options = ["--backends", "disk", "--scenarios", "change,events,stored"]
     options += ["--directory", str(directory), "--json", str(file)]
     done = run(*TINY, *options)
     assert done.returncode == 0, done.stdout
@@ -95,10 +101,20 @@ def on_disk(tmp_path_factory):
 def on_redis(tmp_path_factory):
     """A run of every variant of Redis in its smallest form: the process and its JSON."""
     file = tmp_path_factory.mktemp("benchmarks") / "report.json"
-    what = ["--backends", "redis", "--scenarios", "change,contended,hot,read", "--json", str(file)]
-    done = run(*TINY, "--tokens", "5", "--tasks", "1", *what)
+    what = ["--backends", "redis", "--scenarios", "change,contended,events,hot,read"]
+    done = run(*TINY, "--tokens", "5", "--tasks", "1", *what, "--json", str(file))
     assert done.returncode == 0, done.stdout
     return done, json.loads(file.read_text())
+
+
+@pytest.fixture(scope="module")
+def of_events(tmp_path_factory):
+    """The JSON of the event scenarios in memory, in their smallest form."""
+    file = tmp_path_factory.mktemp("benchmarks") / "report.json"
+    what = ["--scenarios", "events,burst,chain", "--backends", "stateless,memory/no-rollback"]
+    done = run(*TINY, *what, "--json", str(file))
+    assert done.returncode == 0, done.stdout
+    return json.loads(file.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +138,7 @@ def test_list_names_everything_there_is():
 def test_every_usual_scenario_runs(smoke):
     """Each has rows, and prints one table that fits its width."""
     done, report = smoke
-    assert {row["case"]["scenario"] for row in report["rows"]} == SCENARIOS - {"stored"}
+    assert {row["case"]["scenario"] for row in report["rows"]} == SCENARIOS - OPTIONAL
     assert "min..max" in done.stdout
     table = done.stdout[: done.stdout.index("expiry:")]
     assert max(map(len, table.splitlines())) <= 110
@@ -241,6 +257,38 @@ def test_a_server_tells_what_it_did(on_redis):
     assert loads["change", "redis_floor/kept"]["reads"] == 1
     assert "reads/op" in done.stdout
     assert report["environment"]["server"] in " ".join(done.stdout.split())
+
+
+def test_events_change_what_each_backend_keeps(on_disk, on_redis):
+    """An event of every variant loads a state and saves it, and is compared with a bare task."""
+    rows = {
+        row["subject"]: row
+        for _, report, *_ in (on_disk, on_redis)
+        for row in report["rows"]
+        if row["case"]["scenario"] == "events"
+    }
+    ours = {*VARIANTS, *REDIS_VARIANTS, "disk", "redis"} - {
+        "write_rename/fsync",
+        "redis_floor/kept",
+    }
+    assert rows.keys() == ours | {"task_per_event"}
+    assert {rows[name]["versus_floor"]["against"] for name in ours} == {"task_per_event"}
+    assert rows["redis"]["extra"]["reads"] >= 2
+
+
+def test_events_are_counted_one_by_one(of_events):
+    """Those of chains and bursts too; of a burst each has a latency."""
+    points = {
+        (measured["case"]["scenario"], measured["subject"]): point
+        for measured in of_events["measurements"]
+        for point in measured["points"]
+    }
+    scenarios = {"events": 1, "chain": 100, "burst": 10_000}
+    subjects = {"stateless", "memory/no-rollback", "task_per_event"}
+    assert points.keys() == {(scenario, subject) for scenario in scenarios for subject in subjects}
+    assert {point["operations"] % scenarios[name] for (name, _), point in points.items()} == {0}
+    assert points["burst", "stateless"]["latency"]["samples"] == 10_000
+    assert points["burst", "stateless"]["part"] == "20 idents"
 
 
 def test_processes_share_what_can_be_shared(on_redis):
