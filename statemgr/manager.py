@@ -396,6 +396,13 @@ class StateManager(ABC):
         """Return the fence of the modification's grant; None if the backend has none."""
         return None
 
+    def _payload_of(self, modification: StateModification[Any]) -> bytes | None:
+        """Return the bytes that a body's state was loaded from, and after its commit saved as.
+
+        Only for one class, and only where a commit takes no waiting; None elsewhere.
+        """
+        return None
+
     @abstractmethod
     async def _abort(self, modification: StateModification[Any]) -> None:
         """Save nothing, renew the expiration of states that are there, and let the lock go."""

@@ -1,9 +1,10 @@
 """`StateManagerMemory`: states in this process."""
 
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from statemgr.live import LiveStates
 from statemgr.manager import ManagerOptions, manager_options
+from statemgr.modification import StateModification
 from statemgr.options import check_option
 
 if TYPE_CHECKING:
@@ -32,3 +33,7 @@ class StateManagerMemory(LiveStates):
     @classmethod
     def from_settings(cls, settings: "Settings") -> Self:
         return cls(rollback=settings.memory_rollback, **manager_options(settings))
+
+    def _payload_of(self, modification: StateModification[Any]) -> bytes | None:
+        entry = modification.grant  # None for several classes
+        return None if entry is None else entry.payload

@@ -30,14 +30,26 @@ _PATIENCE: Final = 5.0  # seconds for telling a client of what was undone
 logger = logging.getLogger("statemgr.events")
 
 
+def modification_of(
+    context: "EventContext", classes: Sequence[type[Any]], timeout: float | None = None
+) -> Any:
+    """Return what `async with` changes an ident's state on, or the tuple of several."""
+    processor = context.processor
+    if len(classes) == 1:
+        token = processor._token(context.ident, classes[0])
+        return processor.manager.modify_state(token, timeout=timeout)
+    tokens = [processor._token(context.ident, cls) for cls in classes]
+    return processor.manager.modify_states(*tokens, timeout=timeout)
+
+
 class StatesBody:
-    """Enter a `modify_state` body, and emit the deltas of what happens in it.
+    """Enter a modification, emit the deltas of what happens in it, and tell the listener.
 
     Args:
+        modification: What `modification_of` returned.
         context: The event's context.
-        classes: Whose states.
+        classes: The states' classes.
         progress: Is told of the commit, and of errors in emitting.
-        timeout: The longest wait for the lock in seconds; None waits for ever.
     """
 
     __slots__ = (
@@ -45,6 +57,7 @@ class StatesBody:
         "_context",
         "_emits",
         "_fields",
+        "_kept",
         "_modification",
         "_original",
         "_progress",
@@ -53,7 +66,6 @@ class StatesBody:
         "_unsure",
     )
 
-    _modification: Any
     _states: tuple[Any, ...]
     # Images, one for each class: of the states as they were, and as the client knows them.
     _original: list[Any]
@@ -61,44 +73,40 @@ class StatesBody:
 
     def __init__(
         self,
+        modification: Any,
         context: "EventContext",
         classes: Sequence[type[Any]],
         progress: "Progress",
-        timeout: float | None = None,
     ) -> None:
-        processor = context.processor
+        self._modification = modification
         self._context = context
         self._classes = classes
         self._progress = progress
+        processor = context.processor
         self._emits = progress.stream is not None or processor._emit_delta_to is not None
+        self._kept = False  # whether images are the manager's own bytes
         if self._emits:
             self._fields = [processor._fields(cls) for cls in classes]
             # By class, the fields of deltas whose emission failed: the client knows them, or not.
             self._unsure: dict[int, set[str]] = {}
-        manager, token = processor.manager, processor._token
-        if len(classes) == 1:
-            self._modification = manager.modify_state(
-                token(context.ident, classes[0]), timeout=timeout
-            )
-        else:
-            tokens = [token(context.ident, cls) for cls in classes]
-            self._modification = manager.modify_states(*tokens, timeout=timeout)
 
-    async def __aenter__(self) -> tuple[Any, ...]:
+    async def __aenter__(self) -> Any:
         processor = self._context.processor
         started = monotonic() if processor._listener is not None else 0.0
         state = await self._modification.__aenter__()
         self._states = (state,) if len(self._classes) == 1 else state
         if self._emits:
             try:
-                self._original = self._told = self._images()
+                images = self._kept_images()
+                self._kept = images is not None
+                self._original = self._told = self._images() if images is None else images
             except BaseException as error:
                 await self._modification.__aexit__(type(error), error, error.__traceback__)
                 raise
         if processor._listener is not None:
             seconds = monotonic() - started
             processor._trace(processor._listener.waited, self._context, seconds)
-        return self._states
+        return state
 
     async def tell(self) -> None:
         """Emit what has changed since the last delta, before it is saved."""
@@ -121,7 +129,7 @@ class StatesBody:
         processor = self._context.processor
         started = monotonic() if processor._listener is not None else 0.0
         images: list[Any] = []
-        if self._emits:
+        if self._emits and not self._kept:
             try:
                 images = self._images()
             except BaseException as error:  # it cannot be saved either
@@ -139,7 +147,18 @@ class StatesBody:
             seconds = monotonic() - started
             processor._trace(processor._listener.committed, self._context, seconds)
         if self._emits:
-            await self._tell(images)
+            if self._kept:  # made by the commit, which would have told of what cannot be saved
+                images = self._kept_images() or self._images()
+            if images != self._told or self._unsure:
+                await self._tell(images)
+
+    def _kept_images(self) -> list[Any] | None:
+        """Return the images that the manager's own bytes are, if it has any."""
+        if len(self._classes) > 1:
+            return None
+        payload = self._context.processor.manager._payload_of(self._modification)
+        image = self._fields[0].image_of(payload)
+        return None if image is None else [image]
 
     def _images(self) -> list[Any]:
         # Of what the modification holds: it is that which is saved.
@@ -227,24 +246,3 @@ async def _to_the_end(telling: Coroutine[Any, Any, None]) -> None:
         raise cancelled
     if task.done():
         task.result()
-
-
-class Modifying:
-    """What `async with ctx.modify(Cart) as cart` runs on."""
-
-    __slots__ = ("_body",)
-
-    def __init__(self, body: StatesBody) -> None:
-        self._body = body
-
-    async def __aenter__(self) -> Any:
-        states = await self._body.__aenter__()
-        return states[0] if len(states) == 1 else states
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._body.__aexit__(exc_type, exc, traceback)

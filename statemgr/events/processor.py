@@ -27,7 +27,7 @@ from statemgr.errors import (
     SettingsError,
     WrongLoopError,
 )
-from statemgr.events.body import Modifying, StatesBody
+from statemgr.events.body import StatesBody, modification_of
 from statemgr.events.context import EventContext
 from statemgr.events.delta import Delta
 from statemgr.events.event import Event
@@ -584,13 +584,22 @@ class EventProcessor:
 
     def _modify(
         self, context: EventContext, classes: Sequence[type[Any]], timeout: float | None
-    ) -> Modifying:
+    ) -> Any:
         future = self._unfinished.get(context._number)
         if future is None:
             raise EventHandlerError(f"{context.name!r} is over: modify() works while it runs")
         if future._progress is None:
             future._progress = Progress(future._stream)
-        return Modifying(StatesBody(context, classes, future._progress, timeout))
+        modification = modification_of(context, classes, timeout)
+        return StatesBody(modification, context, classes, future._progress)
+
+    def _tells(self, progress: Progress) -> bool:
+        """Tell whether anybody is told of what a handler does to its states."""
+        return (
+            self._emit_delta_to is not None
+            or self._listener is not None
+            or progress.stream is not None
+        )
 
     def _trace(self, tell: Callable[..., None], *arguments: Any) -> None:
         try:

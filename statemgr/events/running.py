@@ -10,7 +10,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from statemgr.errors import EventHandlerError, EventTimeoutError
-from statemgr.events.body import StatesBody, outlast
+from statemgr.events.body import StatesBody, modification_of, outlast
 from statemgr.events.context import EventContext
 from statemgr.events.event import Event
 from statemgr.events.future import Progress
@@ -62,9 +62,15 @@ async def _run_with_states(
 ) -> Any:
     """Run a handler with its states; once they are to be saved, its time has no limit."""
     held: list[Event] = []  # until the states are saved
-    body = StatesBody(context, handler.classes, progress)
+    body = modification_of(context, handler.classes)
+    if context.processor._tells(progress):
+        body = StatesBody(body, context, handler.classes, progress)
     async with body as states:
-        arguments.update(zip(handler.states, states, strict=True))
+        if len(handler.states) == 1:
+            (parameter,) = handler.states
+            arguments[parameter] = states
+        else:
+            arguments.update(zip(handler.states, states, strict=True))
         result = await _call(handler, arguments, partial(_hold, held, handler, body))
         if result is not None:
             events_in(result)  # while there is a way back
@@ -72,6 +78,7 @@ async def _run_with_states(
             if limit.expired():  # which the handler has swallowed
                 raise TimeoutError
             limit.reschedule(None)
+    progress.committed = True
     for event in held:
         context.enqueue_nowait(event)
     return result
@@ -118,9 +125,10 @@ async def chain_yielded(context: EventContext, handler: Handler, item: Any) -> N
         context.enqueue_nowait(event)
 
 
-async def _hold(held: list[Event], handler: Handler, body: StatesBody, item: Any) -> None:
+async def _hold(held: list[Event], handler: Handler, body: Any, item: Any) -> None:
     held.extend(_yielded(handler, item))
-    await body.tell()
+    if isinstance(body, StatesBody):  # somebody is to be told
+        await body.tell()
 
 
 async def _in_thread(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:

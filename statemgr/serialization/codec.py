@@ -70,6 +70,11 @@ class Codec:
             self.encode = self._fast_encode(matches)
             self.decode = self._fast_decode(self._typed)
 
+    @property
+    def typed_prefix(self) -> bytes:
+        """What the bytes of a state begin with that today's class has written by the typed path."""
+        return self._prefix(TYPED)
+
     @cached_property
     def _fits(self) -> Callable[[object], bool]:
         return loose_predicate(self.registry)

@@ -57,6 +57,10 @@ class Fields(ABC):
             StateEncodeError: If the state could not be saved either.
         """
 
+    def image_of(self, payload: bytes | None) -> Any:
+        """Return the image of a state that was serialized so; None if that takes the state."""
+        return None
+
     @abstractmethod
     def changes(self, before: Any, after: Any) -> dict[str, Any]:
         """Return a copy of each field's value that is another one now; REMOVED if it is gone."""
@@ -99,10 +103,16 @@ class CodecFields(Fields):
         self._registry = codec.registry
         self._shape = codec.registry.shape(codec.registry.root)
         self._decoders: dict[str, Callable[[Any], Any]] = {}
+        self._prefix = codec.typed_prefix
         fields = {} if self._shape is None else self._shape.fields
         self._with_sets = {
             name for name, field in fields.items() if _may_hold_sets(field.hint, self._registry)
         }
+
+    def image_of(self, payload: bytes | None) -> Any:
+        if payload is None or not payload.startswith(self._prefix):
+            return None
+        return payload[len(self._prefix) :]
 
     def image(self, state: Any) -> Any:
         matches = self._codec.matches

@@ -579,6 +579,7 @@ class TestWhatIsTold:
             class Uncertain:
                 async def __aenter__(self) -> Any:
                     self.state = await modification.__aenter__()
+                    self.grant = modification.grant
                     return self.state
 
                 async def __aexit__(self, *exc: object) -> None:
