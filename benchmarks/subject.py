@@ -1,6 +1,7 @@
 """What can be measured: a backend of ours in one variant, a peer, or a floor."""
 
 from abc import ABC, abstractmethod
+from asyncio import Future
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -61,6 +62,37 @@ class Codec(NamedTuple):
     decode: Callable[[bytes], Any]
 
 
+class Events(ABC):
+    """An opened event processor: the loops that the event scenarios time.
+
+    As in `Store`, each coroutine goes through all that it is given, written the way a user of the
+    subject would write it, the events themselves made on the way.
+    """
+
+    @abstractmethod
+    async def fill(self, idents: Sequence[str]) -> None:
+        """Store what the handlers change, if they change anything. Never timed."""
+
+    @abstractmethod
+    async def send(self, idents: Sequence[str]) -> None:
+        """Enqueue an event for each ident, and wait until it is settled before the next."""
+
+    @abstractmethod
+    async def enqueue(self, idents: Sequence[str]) -> Sequence[Future[Any]]:
+        """Enqueue an event for each ident, and return what is done when they are settled."""
+
+    @abstractmethod
+    async def chain(self, idents: Sequence[str], length: int) -> None:
+        """Enqueue the first of `length` events, each chained by the one before, and wait for all.
+
+        One chain for each ident, one after the other.
+        """
+
+    @abstractmethod
+    async def handled(self, idents: Sequence[str]) -> int:
+        """Return how many events have been handled, by what they have left behind."""
+
+
 class OpenDirectory(Protocol):
     """Opens a store whose states outlive it."""
 
@@ -88,6 +120,18 @@ class OpenServer(Protocol):
         """
 
 
+class OpenEvents(Protocol):
+    """Opens an event processor."""
+
+    def __call__(self, place: str) -> AbstractAsyncContextManager[Events]:
+        """Open a processor, with the states that an earlier one left there.
+
+        Args:
+            place: Where its states are: the directory or the URL that `open_directory` or
+                `open_server` takes; empty if the subject has neither.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
     """One thing to measure, and what it offers; a scenario runs on those that offer its need.
@@ -103,6 +147,7 @@ class Subject:
         open_store: Open a `Store` whose tokens expire after the given seconds.
         open_directory: Given in place of `open_store` if the states outlive the store in files.
         open_server: Given in place of `open_store` if they do so on a server.
+        open_events: Open an event processor, whose handlers change the states kept so, if any.
         shared: Whether several processes may change what is there at once, and lose nothing.
         expires: Whether that store drops tokens by itself.
         codec: Make its `Codec`.
@@ -120,6 +165,7 @@ class Subject:
     open_store: Callable[[float], AbstractAsyncContextManager[Store]] | None = None
     open_directory: OpenDirectory | None = None
     open_server: OpenServer | None = None
+    open_events: OpenEvents | None = None
     shared: bool = False
     expires: bool = False
     codec: Callable[[], Codec] | None = None

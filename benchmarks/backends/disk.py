@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.managers import DEBOUNCE, manager_store
-from benchmarks.subject import Role, Store, Subject
+from benchmarks.subject import Events, Role, Store, Subject
 from statemgr.clock import Clock
 
 
@@ -30,12 +30,20 @@ def _open(
     return manager_store(manager, StateToken, lambda: manager.statistics().tokens_held)
 
 
+def _open_events(place: str, **options: Any) -> AbstractAsyncContextManager[Events]:
+    from benchmarks.handlers import manager_events
+    from statemgr import StateManagerDisk
+
+    return manager_events(StateManagerDisk(Path(place), **options))
+
+
 SUBJECTS = (
     Subject(
         name="disk",
         role=Role.OURS,
         summary="StateManagerDisk as it comes: shared between processes",
         open_directory=_open,
+        open_events=_open_events,
         shared=True,
         expires=True,
         statement="import statemgr; statemgr.StateManagerDisk",
@@ -46,6 +54,7 @@ SUBJECTS = (
         summary="StateManagerDisk(fsync=True): each change on stable storage",
         optional=True,
         open_directory=partial(_open, fsync=True),
+        open_events=partial(_open_events, fsync=True),
         shared=True,
         expires=True,
     ),
@@ -55,6 +64,7 @@ SUBJECTS = (
         summary="StateManagerDisk(exclusive=True): one process, each change in a file",
         optional=True,
         open_directory=partial(_open, exclusive=True),
+        open_events=partial(_open_events, exclusive=True),
         expires=True,
     ),
     Subject(
@@ -63,6 +73,7 @@ SUBJECTS = (
         summary=f"the same with debounce={DEBOUNCE:g}: each change in a file within {DEBOUNCE:g} s",
         optional=True,
         open_directory=partial(_open, exclusive=True, debounce=DEBOUNCE),
+        open_events=partial(_open_events, exclusive=True, debounce=DEBOUNCE),
         expires=True,
     ),
 )

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.managers import HOLD_TIME, manager_store
-from benchmarks.subject import Role, Store, Subject
+from benchmarks.subject import Events, Role, Store, Subject
 
 
 def _open(url: str, token_expiration: float, **options: Any) -> AbstractAsyncContextManager[Store]:
@@ -15,12 +15,20 @@ def _open(url: str, token_expiration: float, **options: Any) -> AbstractAsyncCon
     return manager_store(manager, StateToken)
 
 
+def _open_events(place: str, **options: Any) -> AbstractAsyncContextManager[Events]:
+    from benchmarks.handlers import manager_events
+    from statemgr import StateManagerRedis
+
+    return manager_events(StateManagerRedis(place, **options))
+
+
 SUBJECTS = (
     Subject(
         name="redis",
         role=Role.OURS,
         summary="StateManagerRedis as it comes: each change in Redis, the lock given up at once",
         open_server=partial(_open, oplock="off"),
+        open_events=partial(_open_events, oplock="off"),
         shared=True,
         statement="import statemgr; statemgr.StateManagerRedis",
     ),
@@ -30,6 +38,7 @@ SUBJECTS = (
         summary=f"oplock='through': the lock kept up to {HOLD_TIME:g} s, each change in Redis",
         optional=True,
         open_server=partial(_open, oplock="through", oplock_hold_time=HOLD_TIME),
+        open_events=partial(_open_events, oplock="through", oplock_hold_time=HOLD_TIME),
         shared=True,
     ),
     Subject(
@@ -38,6 +47,7 @@ SUBJECTS = (
         summary=f"oplock='behind': the lock kept, each change in Redis within {HOLD_TIME:g} s",
         optional=True,
         open_server=partial(_open, oplock="behind", oplock_hold_time=HOLD_TIME),
+        open_events=partial(_open_events, oplock="behind", oplock_hold_time=HOLD_TIME),
         shared=True,
     ),
 )

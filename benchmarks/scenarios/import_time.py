@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.measure import latency_of
 from benchmarks.results import Case, Point, Row
-from benchmarks.scenario import Scale, Scenario, without_server
+from benchmarks.scenario import Scale, Scenario, has_store, without_server
 from benchmarks.subject import Subject
 
 WATCHED = ("redis", "pydantic")
@@ -76,7 +76,7 @@ SCENARIO = Scenario(
     name="import",
     summary="the import of what a program needs, in a fresh interpreter",
     runs_on=lambda subject: subject.statement is not None,
-    usual_on=without_server,
+    usual_on=lambda subject: has_store(subject) and without_server(subject),
     cases=_cases,
     measure=_measure,
     notes=_notes,
