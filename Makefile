@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench bench-peers chaos example test lint types tests tests-oldest format clean
+.PHONY: help bench bench-peers chaos docs example test lint types tests tests-oldest format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,6 +20,10 @@ bench-peers: $(VENV)/.bench ## The same beside what people use instead, in one r
 
 chaos: $(VENV)/.bench ## Stop, kill and cut off processes on disk and on a server (MINUTES=10)
 	$(BIN)/python -m chaos run --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
+
+docs: $(VENV)/.docs ## Build the documents: open site/index.html
+	$(BIN)/python docs/scripts/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 example: $(VENV)/.example ## Run the live counter in two processes (URL=redis://... for a server, PORT=8000)
 	$(BIN)/python -m examples.live_counter $(if $(URL),--url '$(URL)') $(if $(PORT),--port $(PORT))
@@ -65,6 +69,10 @@ $(VENV)/bin/python:
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python $(PIP) -e '.[report]'
 	$(BIN)/python -m compileall -q statemgr
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.example: pyproject.toml | $(VENV)/bin/python

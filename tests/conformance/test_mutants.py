@@ -1,31 +1,27 @@
 """The kit finds what it is to find: each mutant fails the test it is named with."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chaos.mutants.catalogue import Check, Mutant, mutants_of
+from chaos.mutants.checking import check_failures
 from statemgr.errors import StateManagerError
 from statemgr.testing import Capability, Conformance, Harness
-from statemgr.testing.conformance.base import Contract
 
-from . import disk_mutants, mutants, redis_mutants, shelf_mutants, state_mutants
-from .disk_faults import DiskFaults
-from .redis_faults import OplockFaults, RedisFaults, WriteBehindFaults
-from .redis_harness import RedisHarness
-from .test_disk import DiskHarness
 from .test_example import ShelfHarness
-from .test_memory import LiveHarness, MemoryHarness
+from .test_memory import LiveHarness
 
-PATIENCE = 0.3  # seconds, after which a mutant that waits for ever is told apart from a sound one
-
-MEMORY = [pytest.param(*row, id=row[0].__name__) for row in mutants.MUTANTS]
-SHELF = [pytest.param(*row, id=row[0].__name__) for row in shelf_mutants.MUTANTS]
-DISK = [pytest.param(*row, id=row[0].__name__) for row in disk_mutants.MUTANTS]
-REDIS = [pytest.param(*row, id=row[0].__name__) for row in redis_mutants.MUTANTS]
-assert state_mutants.StateManagerMemory  # importing it has added its mutants
+ROWS = {
+    backend: [
+        pytest.param(mutant, check, id=mutant.name)
+        for mutant in mutants_of(backend)
+        for check in mutant.checks
+    ]
+    for backend in ("memory", "shelf", "disk", "redis")
+}
 
 
 def run(harness: Harness, test: str, arguments: dict[str, Any]) -> None:
@@ -33,92 +29,39 @@ def run(harness: Harness, test: str, arguments: dict[str, Any]) -> None:
     asyncio.run(getattr(Conformance, test)(Conformance(), harness=harness, **arguments))
 
 
-class RedisConformance(RedisFaults, OplockFaults, WriteBehindFaults, Conformance):
-    """All tests that a Redis backend has to pass in one mode or another."""
+def assert_found(mutant: Mutant, check: Check) -> None:
+    """Assert that the sound backend passes the test, and the mutant does not."""
+    sound, failure = check_failures(mutant, check)
+    assert sound is None
+    # On a store, a record that is refused for good reason is not what the test wants to see either.
+    expected = (AssertionError, pytest.fail.Exception)
+    if mutant.backend in ("disk", "redis"):
+        expected += (StateManagerError,)
+    assert isinstance(failure, expected)
 
 
-async def run_and_close(
-    contract: type[Contract], harness: Harness, test: str, arguments: dict[str, Any]
-) -> None:
-    """Run one test, and end its managers' threads and connections."""
-    try:
-        await getattr(contract, test)(contract(), harness=harness, **arguments)
-    finally:
-        with contextlib.suppress(TimeoutError):  # a mutant may have forgotten how to close
-            await harness.close()
-
-
-@pytest.mark.parametrize(("mutant", "test", "arguments"), MEMORY)
-def test_memory_mutant(tmp_path: Path, mutant: Any, test: str, arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("mutant", "check"), ROWS["memory"])
+def test_memory_mutant(mutant: Mutant, check: Check) -> None:
     """The test passes on the memory backend, and fails on the mutant of it."""
-
-    class MutantHarness(MemoryHarness):
-        patience = PATIENCE
-
-        async def make(self, **options: Any) -> Any:
-            return mutant(**options)
-
-    run(MemoryHarness(tmp_path), test, arguments)
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        run(MutantHarness(tmp_path), test, arguments)
+    assert_found(mutant, check)
 
 
-@pytest.mark.parametrize(("mutant", "test", "arguments"), SHELF)
-def test_shelf_mutant(tmp_path: Path, mutant: Any, test: str, arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("mutant", "check"), ROWS["shelf"])
+def test_shelf_mutant(mutant: Mutant, check: Check) -> None:
     """The test passes on the example backend, and fails on the mutant of it."""
-
-    class MutantHarness(ShelfHarness):
-        patience = PATIENCE
-
-        async def make(self, **options: Any) -> Any:
-            return mutant(self.shelf, **options)
-
-    run(ShelfHarness(tmp_path), test, arguments)
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        run(MutantHarness(tmp_path), test, arguments)
+    assert_found(mutant, check)
 
 
-@pytest.mark.parametrize(("mutant", "harness_type", "test", "arguments"), DISK)
-def test_disk_mutant(
-    tmp_path: Path,
-    mutant: Any,
-    harness_type: type[DiskHarness],
-    test: str,
-    arguments: dict[str, Any],
-) -> None:
+@pytest.mark.parametrize(("mutant", "check"), ROWS["disk"])
+def test_disk_mutant(mutant: Mutant, check: Check) -> None:
     """The test passes on the disk backend, and fails on the mutant of it."""
-
-    class MutantHarness(harness_type):  # type: ignore[misc, valid-type]
-        async def make(self, **options: Any) -> Any:
-            return mutant(self.directory / "store", **self.mode, **options)
-
-    for name in ("sound", "mutant"):
-        (tmp_path / name).mkdir()
-    asyncio.run(run_and_close(DiskFaults, harness_type(tmp_path / "sound"), test, arguments))
-    # A record that is refused for good reason is not what the test wants to see either.
-    with pytest.raises((AssertionError, pytest.fail.Exception, StateManagerError)):
-        asyncio.run(run_and_close(DiskFaults, MutantHarness(tmp_path / "mutant"), test, arguments))
+    assert_found(mutant, check)
 
 
-@pytest.mark.parametrize(("mutant", "harness_type", "test", "arguments"), REDIS)
-def test_redis_mutant(
-    tmp_path: Path,
-    mutant: Any,
-    harness_type: type[RedisHarness],
-    test: str,
-    arguments: dict[str, Any],
-) -> None:
+@pytest.mark.parametrize(("mutant", "check"), ROWS["redis"])
+def test_redis_mutant(mutant: Mutant, check: Check) -> None:
     """The test passes on the Redis backend, and fails on the mutant of it."""
-
-    class MutantHarness(harness_type):  # type: ignore[misc, valid-type]
-        patience = PATIENCE
-
-        async def make(self, **options: Any) -> Any:
-            return mutant(self.client(), key_prefix=self.prefix, **self.mode, **options)
-
-    asyncio.run(run_and_close(RedisConformance, harness_type(tmp_path), test, arguments))
-    with pytest.raises((AssertionError, pytest.fail.Exception, StateManagerError)):
-        asyncio.run(run_and_close(RedisConformance, MutantHarness(tmp_path), test, arguments))
+    assert_found(mutant, check)
 
 
 @pytest.mark.parametrize(
