@@ -28,7 +28,9 @@ FACTORY = ("statemgr.manager", "create")  # StateManager.create() has to know th
 
 
 def _files() -> list[Path]:
-    return sorted(p for top in ("statemgr", "benchmarks", "chaos") for p in (ROOT / top).rglob("*.py"))
+    return sorted(
+        p for top in ("statemgr", "benchmarks", "chaos") for p in (ROOT / top).rglob("*.py")
+    )
 
 
 def _module(path: Path) -> str:
@@ -55,7 +57,9 @@ def _imports(path: Path) -> Iterator[str]:
             base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
             inside = [f"{base}.{alias.name}" for alias in node.names]
             names = [name if name in known else base for name in inside]
-        yield from (name for name in names if name.split(".")[0] in {"statemgr", "benchmarks", "chaos"})
+        yield from (
+            name for name in names if name.split(".")[0] in {"statemgr", "benchmarks", "chaos"}
+        )
 
 
 def _unit(module: str) -> str:
