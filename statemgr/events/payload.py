@@ -1,5 +1,6 @@
 """From an event's payload to a handler's arguments, by the handler's annotations."""
 
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -10,12 +11,13 @@ from typing import Any, Final
 import msgspec
 
 from statemgr.errors import EventHandlerError, EventPayloadError
-from statemgr.serialization.hints import strip
+from statemgr.serialization.hints import classes_in, strip
 from statemgr.serialization.refusal import Refusal
 
 _MISFIT: Final = "does not fit its annotation"
 _SHOWN: Final = 50  # characters of a name that nobody declared
 _EXACT: Final = frozenset({bool, int, float, str, bytes, type(None)})
+_missing = re.compile(r"Object missing required field `([^`]+)`").match
 _path = re.compile(r"(.*?) - at `(?:`?key`? in )?`?\$(.*?)`$", re.DOTALL).match
 
 
@@ -105,7 +107,9 @@ class Payload:
         message = str(error) if isinstance(error, msgspec.ValidationError) else ""
         found = _path(message)
         reason, path = (found[1], found[2]) if found else (message, "")
-        if not reason.startswith(("Expected `", "Object missing required field")):
+        if missing := _missing(reason):
+            reason, path = "is missing", f"{path}.{missing[1]}"
+        if not reason.startswith(("Expected `", "is missing")):
             # The others show the value, or are a class's own.
             reason = _MISFIT
         return self._error(parameter + path, reason)
@@ -133,7 +137,32 @@ def _check_of(hint: Any, where: str) -> tuple[Any, Callable[[Any], Any] | None]:
     except Exception as error:
         raise EventHandlerError(f"{where}: no value can be checked against {hint!r}") from error
     # Keys of a JSON object are strings, whatever they stand for.
-    return exact, lambda value: msgspec.convert(value, hint, str_keys=True, dec_hook=_foreign)
+    convert = partial(msgspec.convert, type=hint, str_keys=True, dec_hook=_foreign)
+    if any(dataclasses.is_dataclass(cls) for cls in classes_in(hint)):
+        return exact, lambda value: _completed(convert(value))
+    return exact, convert
+
+
+def _completed(value: Any) -> Any:
+    """Give dataclass instances, at any depth, the attributes of their own that they lack.
+
+    msgspec leaves a default that the class has to the class. Then such an instance, once part of
+    a state, would not be like others.
+    """
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset):
+        for item in value:
+            _completed(item)
+    elif kind is dict:
+        for item in value.values():
+            _completed(item)
+    elif dataclasses.is_dataclass(kind) and hasattr(value, "__dict__"):
+        own = vars(value)
+        for field in dataclasses.fields(kind):
+            if field.name not in own and hasattr(value, field.name):
+                own[field.name] = getattr(value, field.name)
+            _completed(own.get(field.name))
+    return value
 
 
 def _foreign(cls: Any, value: Any) -> Any:

@@ -109,7 +109,7 @@ class EventProcessor:
         _check_positive("max_queued_per_ident", max_queued_per_ident)
         _check_timeout("stop_timeout", stop_timeout)
         self.manager = manager
-        self.registry = RegistrationContext.get() if registry is None else registry
+        self.registry = _registry_of(registry)
         self._emit_delta_to = emit_delta
         self._emit_event_to = emit_event
         self._exception_handler = exception_handler
@@ -720,6 +720,23 @@ class Superseding(Scope):
         """Be the newest no more."""
         if self._newest.get(self._key) is self:
             del self._newest[self._key]
+
+
+def _registry_of(registry: object) -> RegistrationContext:
+    if registry is None:
+        try:
+            return RegistrationContext.get()
+        except LookupError:
+            raise LookupError(
+                "no registry: give a RegistrationContext as the second argument, or enter one"
+            ) from None
+    if not isinstance(registry, RegistrationContext):
+        raise SettingsError(
+            f"registry cannot be a {type(registry).__name__}",
+            variable="registry",
+            allowed="a RegistrationContext, behind the manager",
+        )
+    return registry
 
 
 def _check_ident(ident: object) -> None:

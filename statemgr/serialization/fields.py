@@ -6,7 +6,6 @@ comes out of two of them shares nothing with either: it can be sent while the st
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,13 +25,20 @@ WHOLE: Final = ""
 """The one field of a state that has no fields by name, such as a list."""
 
 
-class Removed(Enum):
-    """What stands in place of a value where a field is gone."""
+class Removed:
+    """What stands in place of a value where a field is gone; REMOVED is the only one.
 
-    REMOVED = "removed"
+    No encoder takes it for a value: an application says how its clients are told.
+    """
+
+    def __repr__(self) -> str:
+        return "REMOVED"
+
+    def __reduce__(self) -> str:
+        return "REMOVED"
 
 
-REMOVED: Final = Removed.REMOVED
+REMOVED: Final = Removed()
 """The value of a field that is there no more: of a key of a dict, say."""
 
 # Of classes that no registry has.

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -443,3 +443,29 @@ async def test_a_state_is_written_anew_while_its_old_file_is_purged(
         await clock.advance_and_settle(LIFE / 2)
         await m.has_state(NOBODY)
         assert stored(tmp_path, CART) == Cart(2)
+
+
+async def test_a_change_beside_the_purge_of_its_file(
+    tmp_path: Path, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The change is kept, and the purge that it overtakes does not fail."""
+
+    async def until(condition: Callable[[], object]) -> None:
+        for _ in range(10_000):
+            if condition():
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("it does not come about")
+
+    async with opened(tmp_path / "states", clock, DEBOUNCE) as manager:
+        await manager.set_state(CART, Cart(1))
+        await clock.advance_and_settle(DEBOUNCE)
+        for _ in range(5):  # behind the writing, in the same thread
+            await manager.has_state(NOBODY)
+        clock.advance(LIFE + 1)
+        await until(lambda: manager._leftovers and manager._writers.holders)
+        await manager.set_state(CART, Cart(2))
+        for _ in range(5):
+            await manager.has_state(NOBODY)
+        assert await manager.get_state(CART) == Cart(2)
+    assert not caplog.records

@@ -18,7 +18,12 @@ import pydantic
 import pytest
 
 from statemgr import StateManagerMemory, StateToken
-from statemgr.errors import EventHandlerError, EventPayloadError, UnknownEventError
+from statemgr.errors import (
+    EventHandlerError,
+    EventPayloadError,
+    SettingsError,
+    UnknownEventError,
+)
 from statemgr.events import Event, EventContext, EventProcessor, RegistrationContext
 
 if TYPE_CHECKING:
@@ -756,8 +761,13 @@ class TestAsAContext:
 
     async def test_a_processor_without_a_registry_says_so(self) -> None:
         async with StateManagerMemory() as manager:
-            with pytest.raises(LookupError, match="no RegistrationContext here: enter one by"):
+            with pytest.raises(LookupError, match="no registry: give a RegistrationContext"):
                 EventProcessor(manager)
+
+    async def test_a_manager_in_the_place_of_a_registry_is_refused(self) -> None:
+        async with StateManagerMemory() as manager:
+            with pytest.raises(SettingsError, match="cannot be a StateManagerMemory"):
+                EventProcessor(manager, manager)  # type: ignore[arg-type]
 
     def test_the_innermost_counts(self, registry: RegistrationContext) -> None:
         fork = registry.fork()

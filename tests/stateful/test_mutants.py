@@ -6,7 +6,7 @@ from chaos.mutants.catalogue import Mutant, mutants_of
 from chaos.mutants.checking import machine_of, run_machine
 from statemgr.errors import StateManagerError
 
-SEED = 1  # by which each is found
+SEED = 7  # by which each is found
 PATIENCE = 3.0  # seconds for a call in memory
 
 ROWS = {

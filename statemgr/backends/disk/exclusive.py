@@ -344,7 +344,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         async with self._writing_to(lock_key) as writer:
             if name in self._leftovers:  # else it was written again meanwhile
                 await self._trip(writer.alone(self._records.dropping([name])))
-                del self._leftovers[name]
+                self._leftovers.pop(name, None)  # unless a change has come meanwhile
 
     # Writing behind
 
