@@ -1,0 +1,1 @@
+"""Show what statemgr promises when things go wrong: `python -m chaos`."""
