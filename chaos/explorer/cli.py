@@ -112,7 +112,7 @@ def _report(whole: Outcome, seed: int, jobs: int, seconds: float) -> Iterator[st
         bound = 3 / max(1, whole.kinds["random"])
         yield (
             "nothing wrong was found: below "
-            f"{bound:.1g} of what is drawn like the random schedules, at 95% (3/N)"
+            f"{bound:.2g} of what is drawn like the random schedules, at 95% (3/N)"
         )
 
 

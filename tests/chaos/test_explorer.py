@@ -369,7 +369,8 @@ class _Calls:
         self.draw = random.Random(seed)  # noqa: S311  # to be repeatable
         self.numbers = dict.fromkeys("abc", 0)
 
-    def next(self) -> tuple[str, list[Any]]:
+    def next(self, fence: int) -> tuple[str, list[Any]]:
+        """Return a script's name and its arguments; `fence` is that of the lock as it is."""
         draw = self.draw
         instance = draw.choice("abc")
         owner = f"{instance}.{draw.choice((1, 1, 2))}"
@@ -386,9 +387,10 @@ class _Calls:
                 changes += [which, f"record {number}", size, draw.choice((0, 0, 250))]
             how, again = draw.choice(["keep", "release"]), draw.choice(["", "", f"{instance}.9"])
             after = draw.choice((0, 0, max(0, number - 1)))
-            return name, [owner, number, how, TERM, CLAIM, EXPIRATION, again, after, *changes]
+            start = [owner, number, how, TERM, CLAIM, EXPIRATION, again, after]
+            return name, [*start, fence - draw.choice((0, 0, 0, 1)), *changes]
         if name == "extend":
-            return name, [owner, TERM]
+            return name, [owner, TERM, fence - draw.choice((0, 0, 0, 1))]
         if name == "release":
             return name, [owner, CLAIM, EXPIRATION, *[p for c in classes for p in (c, 17)]]
         return name, [draw.choice((0, EXPIRATION)), draw.randint(0, 1), *classes]
@@ -408,7 +410,8 @@ def test_model_replies_as_a_server_does(client: Any, seed: int) -> None:
     inboxes.psubscribe("k:inbox:*")
     replied = set()
     for _ in range(700):
-        name, args = calls.next()
+        lock = client.hget(key, "lock")
+        name, args = calls.next(int(lock.split()[4]) if lock else 0)
         passed = calls.draw.choice((0, 0, 0, 1_000, 1_000, 31_000, 95_000, 600_000)) + 1
         while _is_close(model, key, passed):
             passed += SLACK

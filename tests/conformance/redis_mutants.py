@@ -60,7 +60,9 @@ class Scripted(StateManagerRedis):
         self._channel.call = lambda script, *args: call(self.scripts.get(script, script), *args)
 
 
-_OWNED = "if owner ~= me or not is_held(owner, until_, its_term) then return {0} end"
+_OWNED = (
+    "if owner ~= me or fence ~= ARGV[9] or not is_held(owner, until_, its_term) then return {0} end"
+)
 
 
 # Faults of the scripts
@@ -89,9 +91,8 @@ class ChecksThenSets(CommitsWithoutTheLock):
     """The owner is checked in one call, and the records are written in another."""
 
     async def _save(self, grant, states):
-        call = self._channel.call(
-            EXTEND, grant.key, grant.owner, round(self.lock_expiration * 1000)
-        )
+        term = round(self.lock_expiration * 1000)
+        call = self._channel.call(EXTEND, grant.key, grant.owner, term, grant.fence)
         if (await call.future)[0] != 1:
             self._lose(grant)
             self._end(grant.lock_key, None)
@@ -128,7 +129,9 @@ class WaitsForItself(Scripted):
 class RenewsWhoeverHasIt(Scripted):
     """A renewal does not ask who the owner is."""
 
-    scripts: ClassVar = {EXTEND: mutated(EXTEND, "owner ~= ARGV[1] or not", "not")}
+    scripts: ClassVar = {
+        EXTEND: mutated(EXTEND, "owner ~= ARGV[1] or fence ~= ARGV[3] or not", "not")
+    }
 
 
 @found_by("test_fence_grows")

@@ -74,14 +74,21 @@ class Ident:
         rejoin: str = "",
         expiration: int = EXPIRATION,
         after: int = 0,
+        fence: int | None = None,
     ) -> Any:
         how = "keep" if keep else "release"
         flat = [part for change in changes for part in (*change, 0)[:4]]
-        start = owner, number, how, TERM, CLAIM, expiration, rejoin, after
+        start = owner, number, how, TERM, CLAIM, expiration, rejoin, after, self.fence(fence)
         return self.run(COMMIT, *start, *flat)
 
-    def extend(self, owner: str, term: int = TERM) -> Any:
-        return self.run(EXTEND, owner, term)
+    def extend(self, owner: str, term: int = TERM, fence: int | None = None) -> Any:
+        return self.run(EXTEND, owner, term, self.fence(fence))
+
+    def fence(self, fence: int | None) -> int:
+        """The fence of a grant; that of the lock as it is now unless it is given."""
+        if fence is None:
+            return self.lock.fence if self.client.hexists(self.key, "lock") else 0
+        return fence
 
     def release(self, owner: str, *classes: str, age: int = 0) -> Any:
         renewals = [part for name in classes for part in (name, age)]
@@ -817,3 +824,19 @@ def test_wheel_takes_the_whole_package() -> None:
     assert hatch["targets"]["wheel"] == {"packages": ["statemgr"]}
     assert set(hatch) == {"targets"}
     assert set(hatch["targets"]["sdist"]) == {"include"}
+
+
+def test_an_older_grant_of_the_same_owner_neither_writes_nor_renews(ident: Ident) -> None:
+    """An acquire that was sent again may arrive late, when the grant has expired: it is granted
+    anew, and whoever goes on under the first grant does not know what was written in between.
+    """
+    first = ident.acquire(A)[1]
+    ident.expire_lock()
+    ident.store(("C", b"of another", 10))
+    later = ident.acquire(A)[1]
+    assert later > first
+    assert ident.extend(A, fence=first) == [0]
+    assert ident.commit(A, next(_numbers), ("C", b"of A", 4), fence=first) == [0]
+    assert ident.lock.owner == A
+    assert ident.acquire(A, "C")[3] == b"of another"
+    assert ident.commit(A, next(_numbers), ("C", b"of A", 4), fence=later) == [1, 0]

@@ -344,7 +344,7 @@ class Grants:
             grant.renewed_at = now
             del self._held[owner]
             self._held[owner] = grant
-            call = self._channel.call(EXTEND, grant.key, grant.owner, self._term)
+            call = self._channel.call(EXTEND, grant.key, grant.owner, self._term, grant.fence)
             call.future.add_done_callback(functools.partial(self._extended, grant, now))
         if self._held:
             self._renewing = self._clock.call_later(self._lock_expiration / 3, self._renew)
@@ -422,6 +422,7 @@ class Grants:
             self._expiration,
             again.owner if again is not None else b"",
             grant.last_commit if grant.sent else 0,
+            grant.fence,
             *[part for change in changes for part in change],
         )
         grant.sent += 1

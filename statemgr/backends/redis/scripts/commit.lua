@@ -9,13 +9,15 @@
 -- ARGV[6]  after how long the states expire, ms
 -- ARGV[7]  the owner that waits in the queue from now on, or empty
 -- ARGV[8]  the number of a commit that this one must not be done without, or 0
--- ARGV[9...] for each class: the class, its record, the size of its state in bytes, and how many
+-- ARGV[9]  the fence of the grant: an acquire that was sent again, and arrives late, may have
+--          given the owner a newer one, since which others may have written
+-- ARGV[10...] for each class: the class, its record, the size of its state in bytes, and how many
 --          ms ago it was used: it expires from then on. An empty size: the state is as it was
 --          and is renewed. A size of '-': the state is dropped.
 --
--- Returns {1, whether others wait (0 or 1)}; {0} if the owner does not have the lock any more:
--- then nothing was written; {2} if the other commit was not done: nothing either. A commit that was done before, as after a lost reply, is not done
--- again and returns 1.
+-- Returns {1, whether others wait (0 or 1)}; {0} if the owner does not have the lock any more
+-- under this fence: then nothing was written; {2} if the other commit was not done: nothing
+-- either. A commit that was done before, as after a lost reply, is not done again and returns 1.
 
 local me, term, expiration = ARGV[1], ARGV[4], ARGV[6]
 local mark = 'c:' .. string.match(me, '^[^.]+')
@@ -28,11 +30,11 @@ if done >= tonumber(ARGV[2]) then
   redis.call('HSET', key, mark, before[2])
   return {1, wait == '' and 0 or 1}
 end
-if owner ~= me or not is_held(owner, until_, its_term) then return {0} end
+if owner ~= me or fence ~= ARGV[9] or not is_held(owner, until_, its_term) then return {0} end
 if done < tonumber(ARGV[8]) then return {2} end
 
 local set, drop, due = {mark, ARGV[2] .. ':' .. now}, {}, nil
-for i = 9, #ARGV, 4 do
+for i = 10, #ARGV, 4 do
   local class, size, deadline = ARGV[i], ARGV[i + 2], now + expiration - ARGV[i + 3]
   if size == '-' then
     drop[#drop + 1] = 's:' .. class
