@@ -827,8 +827,9 @@ def test_wheel_takes_the_whole_package() -> None:
 
 
 def test_an_older_grant_of_the_same_owner_neither_writes_nor_renews(ident: Ident) -> None:
-    """An acquire that was sent again may arrive late, when the grant has expired: it is granted
-    anew, and whoever goes on under the first grant does not know what was written in between.
+    """Who goes on under it does not know what was written in between.
+
+    An acquire that was sent again may arrive late, when its grant has expired, and is granted anew.
     """
     first = ident.acquire(A)[1]
     ident.expire_lock()
