@@ -47,7 +47,8 @@ tests: $(VENV)/.dev ## Tests with the newest dependencies, and their branch cove
 # on which old Hypothesis takes ten times as long.
 NOT_OLDEST := tests/typing tests/unit/test_benchmarks.py tests/disk tests/conformance/test_mutants.py \
   tests/stateful/test_mutants.py tests/stateful/test_disk.py tests/stateful/test_redis.py \
-  tests/redis_backend tests/examples tests/chaos
+  tests/redis_backend tests/examples tests/chaos tests/unit/test_documents.py \
+  $(addprefix tests/events/test_,order.py stop.py chains.py bounds.py streams.py errors.py)
 
 tests-oldest: $(OLDEST)/.dev ## Tests with the oldest dependencies that pyproject.toml allows
 	$(OLDEST)/bin/pytest --quiet --numprocesses=3 --dist=worksteal $(NOT_OLDEST:%=--ignore=%) \
