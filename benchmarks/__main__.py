@@ -1,6 +1,7 @@
 """`python -m benchmarks`; `--help` tells more."""
 
 import importlib.util
+import os
 import sys
 
 
@@ -11,7 +12,13 @@ def _main() -> int:
         return 2
     from benchmarks.cli import main
 
-    return main()
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, as in `list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
 
 
 if __name__ == "__main__":

@@ -14,16 +14,31 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import cycle, islice
 from time import monotonic, process_time
 from typing import Any, NamedTuple
 
 from benchmarks.discovery import load_subject
-from benchmarks.measure import NEVER, WARM_UP, build_tokens, opener
+from benchmarks.measure import (
+    NEVER,
+    WARM_UP,
+    build_tokens,
+    check_changes,
+    fill,
+    in_shares,
+    latency_of,
+    new_place,
+    opener,
+)
+from benchmarks.results import Case, Point
 from benchmarks.server import Meter
-from benchmarks.states import Cart
+from benchmarks.states import Cart, cart
 from benchmarks.subject import Store, Subject
+
+LEAST = 0.1
+"""Seconds that the window is long at least: in less perhaps no operation would end."""
 
 LEAST_WARM_UP = 0.1
 """Seconds that all clients work at least before the window."""
@@ -35,13 +50,19 @@ class ClientError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one client does: `tasks` that go round and round through the same tokens."""
+    """What one client does: `tasks` that go round and round through the same tokens.
+
+    The tasks of all clients are numbered, from `first` on, and each begins `stride` tokens after
+    the one before it: where there are enough tokens, each goes from one to the next alone.
+    """
 
     module: str
     subject: str
     place: str
     tokens: int
     tasks: int
+    first: int = 0
+    stride: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +89,49 @@ class Crowd(NamedTuple):
     load: dict[str, float]
 
 
-async def work_together(
-    subject: Subject, job: Job, processes: int, seconds: float, meter: Meter | None
-) -> Crowd:
+def measure_together(subject: Subject, case: Case) -> list[Point]:
+    """Time changes of carts by several processes, and check that every change arrived.
+
+    Args:
+        subject: What all of them open, in the same place.
+        case: How many processes, and how many tasks they have together.
+
+    Raises:
+        ClientError: A process failed.
+        LostUpdateError: A change is missing, or was made twice.
+    """
+    return [asyncio.run(_measure(subject, case))]
+
+
+async def _measure(subject: Subject, case: Case) -> Point:
+    place = new_place(subject)
+    open_store = opener(subject, place)
+    async with open_store(NEVER) as store:
+        tokens = build_tokens(store, case.tokens, Cart)
+        await fill(store, tokens, partial(cart, case.size))
+        await in_shares(store.change, tokens)  # what a first change makes is not timed
+    tasks = case.tasks // case.processes
+    stride = max(1, case.tokens // case.tasks)
+    job = Job(subject.module, subject.name, place, case.tokens, tasks, stride=stride)
+    meter = Meter(place) if subject.on_server else None
+    crowd = await work_together(job, case.processes, case.seconds, meter)
+    async with open_store(NEVER) as store:
+        changes = len(tokens) + crowd.result.changes
+        await check_changes(store, tokens, changes, start=cart().version)
+    return Point(
+        operations=crowd.result.operations,
+        seconds=case.seconds,
+        cpu_seconds=crowd.result.cpu_seconds,
+        latency=latency_of(crowd.result.samples),
+        extra=crowd.load,
+    )
+
+
+async def work_together(job: Job, processes: int, seconds: float, meter: Meter | None) -> Crowd:
     """Have several processes do the same job at once.
 
     Args:
-        subject: What the job is about.
-        job: For each of them.
+        job: For the first of them; the others' tasks are numbered on.
         processes: How many.
         seconds: How long the window is.
         meter: That of the server at work, None if there is none.
@@ -106,10 +162,11 @@ async def work_together(
 async def _started(job: Job, processes: int) -> AsyncIterator[list[asyncio.subprocess.Process]]:
     clients = []
     try:
-        for _ in range(processes):
-            clients.append(  # noqa: PERF401 (those that have started are to be ended)
+        for number in range(processes):
+            own = asdict(replace(job, first=job.first + number * job.tasks))
+            clients.append(
                 await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "benchmarks.clients", json.dumps(asdict(job))),
+                    *(sys.executable, "-m", "benchmarks.clients", json.dumps(own)),
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
@@ -158,7 +215,9 @@ async def _work(job: Job) -> Result:
         started = asyncio.create_task(_at(begin, process_time))
         ended = asyncio.create_task(_at(end, process_time))
         rounds = [_Round(store, begin, end) for _ in range(job.tasks)]
-        await asyncio.gather(*(one.go(tokens, first) for first, one in enumerate(rounds)))
+        await asyncio.gather(
+            *(one.go(tokens, number * job.stride) for number, one in enumerate(rounds, job.first))
+        )
         cpu_seconds = await ended - await started
     return Result(
         changes=sum(one.changes for one in rounds),

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from benchmarks.processors import ADD, STEP, ProcessorEvents, Tally
-from benchmarks.states import Cart, reference_cart
+from benchmarks.states import Cart
+from benchmarks.states import cart as new_cart
 from benchmarks.subject import Events
 from statemgr import StateManager, StateManagerMemory, StateToken
 from statemgr.events import Delta, Event, EventProcessor, RegistrationContext
@@ -22,13 +23,13 @@ class StatefulEvents(ProcessorEvents):
 
     async def fill(self, idents: Sequence[str]) -> None:
         for ident in idents:
-            await self._manager.set_state(StateToken(ident, Cart), reference_cart())
+            await self._manager.set_state(StateToken(ident, Cart), new_cart())
 
     async def handled(self, idents: Sequence[str]) -> int:
         handled = 0
         for ident in idents:
             cart = await self._manager.get_state(StateToken(ident, Cart))
-            handled += cart.version - reference_cart().version
+            handled += cart.version - new_cart().version
         return handled
 
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.resources import peak_memory
+from benchmarks.resources import collector_time, peak_memory
 from benchmarks.results import Case, Latency, Point
 from benchmarks.server import Meter, server_url
-from benchmarks.states import reference_cart
+from benchmarks.states import cart
 from benchmarks.subject import Store, Subject
 
 NEVER = 3600.0
@@ -90,6 +90,7 @@ class Timing:
     cpu_seconds: float
     latency: Latency
     operations_in_all: int
+    collector_seconds: float
     load: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -100,7 +101,14 @@ class Timing:
     def point(self, **fields: Any) -> Point:
         """Make a `Point` of the figures and the given other fields."""
         fields["extra"] = {**self.load, **fields.get("extra", {})}
-        return Point(self.operations, self.seconds, self.cpu_seconds, self.latency, **fields)
+        return Point(
+            self.operations,
+            self.seconds,
+            self.cpu_seconds,
+            self.latency,
+            collector_seconds=self.collector_seconds,
+            **fields,
+        )
 
 
 async def time_operation(
@@ -126,18 +134,19 @@ async def time_operation(
     done = 0
     limit = seconds * THROUGHPUT
     load_before = meter() if meter else None
-    cpu_started, started = process_time(), perf_counter()
-    while (elapsed := perf_counter() - started) < limit:
-        await _run(operation, next(batches))
-        await asyncio.sleep(0)  # what the subject does in the background counts too
-        done += 1
-    cpu = process_time() - cpu_started
+    with collector_time() as collected:
+        cpu_started, started = process_time(), perf_counter()
+        while (elapsed := perf_counter() - started) < limit:
+            await _run(operation, next(batches))
+            await asyncio.sleep(0)  # what the subject does in the background counts too
+            done += 1
+        cpu = process_time() - cpu_started
     operations = done * per_task * tasks
     load = meter().per_operation(load_before, operations) if meter and load_before else {}
 
     samples = await _sample(operation, work, seconds * LATENCY)
     in_all = warmed + operations + len(samples)
-    return Timing(operations, elapsed, cpu, latency_of(samples), in_all, load)
+    return Timing(operations, elapsed, cpu, latency_of(samples), in_all, collected(), load)
 
 
 async def _warm_up(operation: Operation, work: _Work, seconds: float) -> tuple[int, int]:
@@ -233,46 +242,96 @@ def build_tokens(store: Store, count: int, cls: type) -> list[Any]:
     return [store.token(f"user-{number}", cls) for number in range(count)]
 
 
+class Part(NamedTuple):
+    """One of the things that a process times, one after the other, on the same states.
+
+    Attributes:
+        name: Of the `Point`; empty if there is one part only.
+        pick: What to time, of an opened store.
+        changes: Whether each operation is a change, which has to arrive.
+    """
+
+    name: str
+    pick: Callable[[Store], Operation]
+    changes: bool
+
+
+READ = Part("read", lambda store: store.read, changes=False)
+CHANGE = Part("change", lambda store: store.change, changes=True)
+
+
 def measure_reads(subject: Subject, case: Case) -> list[Point]:
     """Time reads of the reference state."""
-    return asyncio.run(_measure(subject, case, lambda store: store.read, changes=False))
+    return measure_parts(subject, case, [READ._replace(name="")])
 
 
 def measure_changes(
-    subject: Subject, case: Case, pick: Callable[[Store], Operation]
+    subject: Subject,
+    case: Case,
+    pick: Callable[[Store], Operation],
+    *,
+    factory: Callable[[], Any] | None = None,
+    order: Callable[[int], Sequence[int]] = range,
 ) -> list[Point]:
-    """Time one kind of change of the reference state, and check that every change arrived.
+    """Time one kind of change, and check that every change arrived.
+
+    Args:
+        subject: What to open.
+        case: How many tokens there are, and who changes them.
+        pick: What to time, of an opened store.
+        factory: Makes a state; None for a cart of the case's size.
+        order: Given how many tokens there are, the numbers of those to change, one after the
+            other and over and over; a number may be there twice, or not at all.
 
     Raises:
         LostUpdateError: A change is missing, or was made twice.
     """
-    return asyncio.run(_measure(subject, case, pick, changes=True))
+    parts = [Part("", pick, changes=True)]
+    return asyncio.run(_measure(subject, case, parts, factory or partial(cart, case.size), order))
+
+
+def measure_parts(subject: Subject, case: Case, parts: Sequence[Part]) -> list[Point]:
+    """Time some things one after the other, on carts of the case's size.
+
+    Raises:
+        LostUpdateError: A change is missing, or was made twice.
+    """
+    return asyncio.run(_measure(subject, case, parts, partial(cart, case.size), range))
 
 
 async def _measure(
-    subject: Subject, case: Case, pick: Callable[[Store], Operation], *, changes: bool
+    subject: Subject,
+    case: Case,
+    parts: Sequence[Part],
+    factory: Callable[[], Any],
+    order: Callable[[int], Sequence[int]],
 ) -> list[Point]:
     open_store = opener(subject)
     meter = Meter(server_url()) if subject.on_server else None
-    state = reference_cart()
+    state = factory()
+    points = []
     async with open_store(NEVER) as store:
         tokens = build_tokens(store, case.tokens, type(state))
+        numbers = order(case.tokens)
+        in_order = [tokens[number] for number in numbers]
+        visited = [tokens[number] for number in sorted(set(numbers))]
         before = peak_memory()
-        await fill(store, tokens, reference_cart)
+        await fill(store, tokens, factory)
         expected = 0
-        if changes and subject.lasting:  # what a first change makes is not timed
-            await in_shares(store.change, tokens)
-            expected += len(tokens)
-        timing = await time_operation(pick(store), tokens, case.tasks, case.seconds, meter)
-        growth = peak_memory() - before
-        if changes:
-            expected += timing.operations_in_all
+        if subject.lasting and any(part.changes for part in parts):
+            await in_shares(store.change, visited)  # what a first change makes is not timed
+            expected += len(visited)
+        for part in parts:
+            operation = part.pick(store)
+            timing = await time_operation(operation, in_order, case.tasks, case.seconds, meter)
+            points.append(timing.point(part=part.name, memory_growth=peak_memory() - before))
+            expected += timing.operations_in_all if part.changes else 0
         if not subject.lasting:
-            await check_changes(store, tokens, expected, start=state.version)
+            await check_changes(store, visited, expected, start=state.version)
     if subject.lasting:
         async with open_store(NEVER) as store:  # what counts is what lies where they are kept
-            await check_changes(store, tokens, expected, start=state.version)
-    return [timing.point(memory_growth=growth)]
+            await check_changes(store, visited, expected, start=state.version)
+    return points
 
 
 async def check_changes(store: Store, tokens: Sequence[Any], changes: int, start: int) -> None:

@@ -8,23 +8,40 @@ from benchmarks.scenario import Scale, Scenario
 from benchmarks.subject import Role, Subject, rivals
 
 
+class SelectionError(Exception):
+    """What was asked for is not there; the text says what is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One case on all subjects that offer it, `rounds` times over."""
+    """One case on all subjects that offer it, one after the other.
+
+    Attributes:
+        scenario: What is measured.
+        case: How.
+        subjects: On what.
+        with_base: Whether ours are measured in the other checkout too.
+    """
 
     scenario: Scenario
     case: Case
     subjects: tuple[Subject, ...]
-    rounds: int
+    with_base: bool = False
 
     def __len__(self) -> int:
-        return self.rounds * len(self.subjects)
+        ours = sum(subject.role is Role.OURS for subject in self.subjects)
+        return len(self.subjects) + (ours if self.with_base else 0)
 
-    def __iter__(self) -> Iterator[tuple[int, Subject]]:
-        """Go through the subjects in turn, so that a slow minute hits all of them alike."""
-        for number in range(1, self.rounds + 1):
-            for subject in self.subjects:
-                yield number, subject
+    def turns(self, number: int) -> Iterator[tuple[Subject, bool]]:
+        """Return the subjects of a round, each with whether it is that of the other checkout.
+
+        The two of a pair follow each other, in one order in odd rounds and in the other in even
+        ones: what the first of them leaves warm must not count for one side only.
+        """
+        for subject in self.subjects:
+            pair = self.with_base and subject.role is Role.OURS
+            for base in (number % 2 == 1, number % 2 == 0) if pair else (False,):
+                yield subject, base
 
 
 def choose_subjects(
@@ -39,12 +56,14 @@ def choose_subjects(
         peers: Whether to take what is not always taken: peers, and optional variants.
 
     Raises:
-        LookupError: A name fits nothing of ours.
+        SelectionError: A name fits nothing of ours.
     """
     ours = [subject for subject in subjects.values() if subject.role is Role.OURS]
     known = {name for subject in ours for name in (subject.backend, subject.name)}
     if unknown := [name for name in backends if name not in known]:
-        raise LookupError(f"unknown backend {unknown[0]!r}, there are: {', '.join(sorted(known))}")
+        raise SelectionError(
+            f"unknown backend {unknown[0]!r}, there are: {', '.join(sorted(known))}"
+        )
     chosen = [
         subject
         for subject in ours
@@ -60,6 +79,11 @@ def choose_subjects(
     return chosen + sorted(others, key=lambda subject: subject.role is Role.FLOOR)
 
 
+def _fit(subjects: Sequence[Subject], case: Case) -> list[Subject]:
+    """Leave out who would lose updates, where tasks change the same tokens."""
+    return [subject for subject in subjects if subject.exclusive or case.tasks <= case.tokens]
+
+
 def _rivals_of_any(ours: Sequence[Subject], subjects: Sequence[Subject]) -> list[Subject]:
     names = {rival.name for subject in ours for rival in rivals(subject, subjects)}
     return [subject for subject in subjects if subject.name in names]
@@ -71,10 +95,10 @@ def choose_scenarios(
     """Choose scenarios by name; when none is given all, the optional ones if they are asked for.
 
     Raises:
-        LookupError: A name fits none.
+        SelectionError: A name fits none.
     """
     if unknown := [name for name in names if name not in scenarios]:
-        raise LookupError(f"unknown scenario {unknown[0]!r}, there are: {', '.join(scenarios)}")
+        raise SelectionError(f"unknown scenario {unknown[0]!r}, there are: {', '.join(scenarios)}")
     return [
         scenario
         for scenario in scenarios.values()
@@ -83,9 +107,17 @@ def choose_scenarios(
 
 
 def make_plan(
-    scenarios: Sequence[Scenario], subjects: Sequence[Subject], scale: Scale, rounds: int
+    scenarios: Sequence[Scenario],
+    subjects: Sequence[Subject],
+    scale: Scale,
+    *,
+    with_base: bool = False,
 ) -> list[Step]:
-    """Lay out every case of every scenario that one of ours offers."""
+    """Lay out every case of every scenario that one of ours offers: one round.
+
+    Raises:
+        SelectionError: There is none.
+    """
     steps = []
     for scenario in scenarios:
         able = tuple(
@@ -100,7 +132,9 @@ def make_plan(
                 for case in scenario.cases(kept):
                     by_case.setdefault(case, []).append(subject)
         steps += [
-            Step(scenario, case, (*ours, *_rivals_of_any(ours, able)), rounds)
+            Step(scenario, case, (*ours, *_rivals_of_any(ours, _fit(able, case))), with_base)
             for case, ours in by_case.items()
         ]
+    if not steps:
+        raise SelectionError("none of these backends offers what these scenarios measure")
     return steps

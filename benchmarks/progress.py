@@ -1,4 +1,4 @@
-"""How far a run is, on standard error: a bar on a terminal, else a line per case."""
+"""How far a run is, on standard error: a bar on a terminal, else a line per case and round."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,10 +21,10 @@ class _Bar:
         self._step = ""
         self._begun = 0
 
-    def begin(self, step: Step) -> None:
+    def begin(self, number: int, step: Step) -> None:
         self._step = str(step.case)
 
-    def advance(self, subject: Subject, number: int) -> None:
+    def advance(self, subject: Subject) -> None:
         self._progress.update(
             self._bar, completed=self._begun, description=f"{self._step}: {subject.name}"
         )
@@ -38,18 +38,20 @@ class _Lines:
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._step = 0
+        self._round = 0
         self._started = 0.0
 
-    def begin(self, step: Step) -> None:
+    def begin(self, number: int, step: Step) -> None:
         self._step += 1
+        self._round = number
         self._started = monotonic()
 
-    def advance(self, subject: Subject, number: int) -> None:
+    def advance(self, subject: Subject) -> None:
         pass
 
     def end(self, step: Step) -> None:
         print(
-            f"[{self._step}/{self._steps}] {step.case}: "
+            f"[{self._step}/{self._steps}] round {self._round}, {step.case}: "
             f"{len(step)} measurements in {monotonic() - self._started:.1f} s",
             file=sys.stderr,
             flush=True,
@@ -57,10 +59,10 @@ class _Lines:
 
 
 @contextmanager
-def shown(plan: Sequence[Step]) -> Iterator[Progress]:
+def shown(plan: Sequence[Step], rounds: int) -> Iterator[Progress]:
     """Show the progress of a plan as fits where standard error goes."""
     if not sys.stderr.isatty():
-        yield _Lines(len(plan))
+        yield _Lines(rounds * len(plan))
         return
     columns = (
         TextColumn("{task.description:<40}"),
@@ -74,4 +76,4 @@ def shown(plan: Sequence[Step]) -> Iterator[Progress]:
         transient=True,
         refresh_per_second=2,  # drawing takes processor time from what is measured
     ) as progress:
-        yield _Bar(progress, sum(len(step) for step in plan))
+        yield _Bar(progress, rounds * sum(len(step) for step in plan))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -10,11 +11,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from time import monotonic
+from typing import Protocol
 
+from benchmarks.files import point_of
 from benchmarks.paths import ROOT
 from benchmarks.plan import Step
-from benchmarks.results import Case, Failure, Latency, Measurement, Point
+from benchmarks.results import Case, Failure, Measurement, Point
 from benchmarks.scenario import Scenario
 from benchmarks.server import VARIABLE, OpenServer, ServerError
 from benchmarks.subject import Subject
@@ -29,10 +32,10 @@ GRACE = 2.0
 class Progress(Protocol):
     """What is told how far the run is."""
 
-    def begin(self, step: Step) -> None:
-        """A step starts."""
+    def begin(self, number: int, step: Step) -> None:
+        """A step of a round starts."""
 
-    def advance(self, subject: Subject, number: int) -> None:
+    def advance(self, subject: Subject) -> None:
         """A measurement of the step starts."""
 
     def end(self, step: Step) -> None:
@@ -41,11 +44,19 @@ class Progress(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run brought, complete or not."""
+    """What a run brought, complete or not.
+
+    Attributes:
+        measurements: In the order in which they were made.
+        failures: Those that gave no result.
+        interrupted: Whether it was ended by Ctrl-C.
+        out_of_time: Whether it was ended by the time limit.
+    """
 
     measurements: list[Measurement] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     interrupted: bool = False
+    out_of_time: bool = False
 
 
 class ChildError(Exception):
@@ -60,15 +71,24 @@ class Setting:
         python: The interpreter for the children.
         directory: Where the children's temporary files lie.
         open_server: Makes a server ready for one measurement.
+        rounds: How often everything in the plan is measured.
+        deadline: The `monotonic()` time after which nothing is begun.
+        base: Another checkout whose statemgr is measured too.
     """
 
     python: str
     directory: Path
     open_server: OpenServer
+    rounds: int
+    deadline: float = math.inf
+    base: Path | None = None
 
 
 def run(plan: Sequence[Step], setting: Setting, progress: Progress) -> Outcome:
-    """Measure everything in a plan.
+    """Measure everything in a plan, once in each round.
+
+    A round goes through the whole plan: what is slow for a minute is slow in one round of some
+    cases, and who ends the run early has all of the earlier rounds.
 
     `KeyboardInterrupt` ends the run and is not passed on: the running child is ended, and what
     was measured before is returned.
@@ -80,28 +100,44 @@ def run(plan: Sequence[Step], setting: Setting, progress: Progress) -> Outcome:
     """
     outcome = Outcome()
     try:
-        for step in plan:
-            progress.begin(step)
-            for number, subject in step:
-                progress.advance(subject, number)
-                try:
-                    points = measure_in_child(setting, step.scenario, step.case, subject)
-                except ChildError as error:
-                    failure = Failure(step.case, subject.name, number, str(error))
-                    outcome.failures.append(failure)
-                else:
-                    measured = Measurement(step.case, subject.name, number, points)
-                    outcome.measurements.append(measured)
-            progress.end(step)
+        for number in range(1, setting.rounds + 1):
+            for step in plan:
+                progress.begin(number, step)
+                for subject, base in step.turns(number):
+                    if monotonic() > setting.deadline:
+                        outcome.out_of_time = True
+                        return outcome
+                    progress.advance(subject)
+                    _measure(setting, step, subject, number, base, outcome)
+                progress.end(step)
     except KeyboardInterrupt:
         outcome.interrupted = True
     return outcome
 
 
+def _measure(
+    setting: Setting, step: Step, subject: Subject, number: int, base: bool, outcome: Outcome
+) -> None:
+    """Measure one subject and add what comes of it to the outcome."""
+    try:
+        points = measure_in_child(setting, step.scenario, step.case, subject, base=base)
+    except ChildError as error:
+        outcome.failures.append(Failure(step.case, subject.name, number, str(error), base))
+    else:
+        outcome.measurements.append(Measurement(step.case, subject.name, number, points, base))
+
+
 def measure_in_child(
-    setting: Setting, scenario: Scenario, case: Case, subject: Subject
+    setting: Setting, scenario: Scenario, case: Case, subject: Subject, *, base: bool = False
 ) -> tuple[Point, ...]:
     """Measure one case on one subject in a fresh process.
+
+    Args:
+        setting: With what to measure it.
+        scenario: What to measure.
+        case: How.
+        subject: On what.
+        base: Whether to measure the statemgr of the other checkout.
 
     Raises:
         ChildError: The process failed, took longer than `TIME_LIMIT`, or had no server.
@@ -117,12 +153,13 @@ def measure_in_child(
         with (
             _server_for(subject, setting.open_server) as server,
             _temporary_directory(setting.directory) as temporary,
-            _child(command, {"TMPDIR": temporary, **server}) as child,
+            _other_package(setting.base if base else None) as package,
+            _child(command, {"TMPDIR": temporary, **server, **package}) as child,
         ):
             output = _output_of(child)
     except ServerError as error:
         raise ChildError(str(error)) from error
-    return tuple(_point(fields) for fields in json.loads(output.splitlines()[-1])["points"])
+    return tuple(point_of(fields) for fields in json.loads(output.splitlines()[-1])["points"])
 
 
 def _output_of(child: subprocess.Popen[str]) -> str:
@@ -167,6 +204,20 @@ def _temporary_directory(parent: Path) -> Iterator[str]:
         if temporary is not None:
             with _interrupts_held_back():
                 shutil.rmtree(temporary)
+
+
+@contextlib.contextmanager
+def _other_package(checkout: Path | None) -> Iterator[dict[str, str]]:
+    """Give the environment in which a child, and its own children, import another statemgr.
+
+    The scenarios stay ours: what measures the two is the same.
+    """
+    if checkout is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="statemgr-base-") as place:
+        Path(place, "statemgr").symlink_to(checkout / "statemgr")
+        yield {"PYTHONSAFEPATH": "1", "PYTHONPATH": f"{place}{os.pathsep}{ROOT}"}
 
 
 @contextlib.contextmanager
@@ -234,8 +285,3 @@ def _end(child: subprocess.Popen[str]) -> None:
 def _signal(child: subprocess.Popen[str], number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, number)
-
-
-def _point(fields: dict[str, Any]) -> Point:
-    latency = fields.pop("latency")
-    return Point(latency=latency and Latency(**latency), **fields)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from benchmarks.results import Case, Point, Row
 from benchmarks.subject import Subject
@@ -13,8 +14,11 @@ class Scale:
 
     Attributes:
         seconds: Time for each measurement.
-        tasks: Numbers of tasks that work side by side; None leaves them to the scenario.
-        tokens: Number of tokens; None leaves it to the scenario.
+        tasks: Numbers of tasks that work side by side. None, as in the next three, leaves it to
+            the scenario.
+        tokens: Numbers of tokens.
+        sizes: Bytes of a serialized state; 0 is the reference state.
+        processes: Numbers of processes that work side by side.
         full: Whether to use the large numbers.
         brief: Whether it is the usual run, of all backends within a minute: nothing was named.
         in_files: Whether it is for subjects that keep states in files; set by the plan.
@@ -23,20 +27,46 @@ class Scale:
 
     seconds: float
     tasks: tuple[int, ...] | None = None
-    tokens: int | None = None
+    tokens: tuple[int, ...] | None = None
+    sizes: tuple[int, ...] | None = None
+    processes: tuple[int, ...] | None = None
     full: bool = False
     brief: bool = False
     in_files: bool = False
     on_server: bool = False
 
     @property
-    def idents(self) -> int:
+    def idents(self) -> tuple[int, ...]:
         """How many idents to read or change: 1,000 unless asked otherwise.
 
         In files fewer, unless `full`: each is written twice before anything is timed, and within
         a short time more of them would hardly be come to.
         """
-        return self.tokens or (200 if self.in_files and not self.full else 1_000)
+        return self.tokens or (200 if self.in_files and not self.full else 1_000,)
+
+    def cases(
+        self,
+        scenario: str,
+        *,
+        tasks: Sequence[int] = (1,),
+        tokens: Sequence[int] = (),
+        sizes: Sequence[int] | None = None,
+    ) -> list[Case]:
+        """Return a case for each combination of what was asked for.
+
+        Args:
+            scenario: The scenario's name.
+            tasks: What to take if nothing was asked for, as in the next two.
+            tokens: Empty for `idents`.
+            sizes: Bytes of a serialized state; None if its states have one size.
+        """
+        of_size = (0,) if sizes is None else self.sizes or sizes
+        return [
+            Case(scenario, task, token, self.seconds, size)
+            for size, token, task in product(
+                of_size, self.tokens or tokens or self.idents, self.tasks or tasks
+            )
+        ]
 
 
 def no_notes(rows: Sequence[Row]) -> list[str]:

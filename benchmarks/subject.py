@@ -144,11 +144,14 @@ class Subject:
         requires: Modules that must be importable; a peer with any runs under `--peers` only.
         always: Run a peer without `--peers` too, because it costs nothing to have.
         optional: Run a variant of ours only if it, or its backend, is named, or with `--peers`.
+        lacks: What ours promise and it does not, in a few words each; printed with the ratios.
         open_store: Open a `Store` whose tokens expire after the given seconds.
         open_directory: Given in place of `open_store` if the states outlive the store in files.
         open_server: Given in place of `open_store` if they do so on a server.
         open_events: Open an event processor, whose handlers change the states kept so, if any.
         shared: Whether several processes may change what is there at once, and lose nothing.
+        exclusive: Whether changes of one token by several tasks are one after the other. One that
+            is not runs only where each task has its tokens.
         expires: Whether that store drops tokens by itself.
         codec: Make its `Codec`.
         statement: What a program runs to import it.
@@ -162,11 +165,13 @@ class Subject:
     requires: tuple[str, ...] = ()
     always: bool = False
     optional: bool = False
+    lacks: tuple[str, ...] = ()
     open_store: Callable[[float], AbstractAsyncContextManager[Store]] | None = None
     open_directory: OpenDirectory | None = None
     open_server: OpenServer | None = None
     open_events: OpenEvents | None = None
     shared: bool = False
+    exclusive: bool = True
     expires: bool = False
     codec: Callable[[], Codec] | None = None
     statement: str | None = None

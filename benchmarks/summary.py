@@ -1,13 +1,19 @@
 """Turns measurements into rows: medians over rounds, and ratios."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from benchmarks.results import Case, Latency, Measurement, Point, Ratio, Row
 from benchmarks.subject import Role, Subject, rivals
+
+Key = tuple[Case, str, str]
+"""A case, a part of it, and the name of a subject."""
+
+Points = Mapping[int, Point]
+"""What was found in each round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +23,26 @@ class _Group:
     case: Case
     part: str
     subject: Subject
-    points: Mapping[int, Point]
+    points: Points
 
     @property
     def rate(self) -> float:
         return median(point.rate for point in self.points.values())
+
+
+def points_of(measurements: Iterable[Measurement], *, base: bool = False) -> dict[Key, Points]:
+    """Return the points of each case, part and subject by round.
+
+    Args:
+        measurements: Those of one run.
+        base: Whether to take those of the other checkout.
+    """
+    found: dict[Key, dict[int, Point]] = defaultdict(dict)
+    for measured in measurements:
+        if measured.base is base:
+            for point in measured.points:
+                found[measured.case, point.part, measured.subject][measured.round] = point
+    return dict(found)
 
 
 def summarize(measurements: Sequence[Measurement], subjects: Mapping[str, Subject]) -> list[Row]:
@@ -31,15 +52,12 @@ def summarize(measurements: Sequence[Measurement], subjects: Mapping[str, Subjec
     measured one after the other, so most of the machine's moods cancel out.
 
     Args:
-        measurements: Those of one run.
+        measurements: Those of one run; of the other checkout's there are no rows.
         subjects: Every subject by name.
     """
-    by_key: dict[tuple[Case, str, str], dict[int, Point]] = defaultdict(dict)
-    for measured in measurements:
-        for point in measured.points:
-            by_key[measured.case, point.part, measured.subject][measured.round] = point
     groups = [
-        _Group(case, part, subjects[name], points) for (case, part, name), points in by_key.items()
+        _Group(case, part, subjects[name], points)
+        for (case, part, name), points in points_of(measurements).items()
     ]
     cases: dict[tuple[Case, str], list[_Group]] = defaultdict(list)
     for group in groups:
@@ -54,6 +72,7 @@ def summarize(measurements: Sequence[Measurement], subjects: Mapping[str, Subjec
 
 def _row(group: _Group, beside: Sequence[_Group], subjects: Mapping[str, Subject]) -> Row:
     points = list(group.points.values())
+    peers = _versus(Role.PEER, group, beside, subjects)
     rates = [point.rate for point in points]
     return Row(
         case=group.case,
@@ -65,23 +84,25 @@ def _row(group: _Group, beside: Sequence[_Group], subjects: Mapping[str, Subject
         rate_min=min(rates),
         rate_max=max(rates),
         cpu_per_operation=median(point.cpu_seconds / point.operations for point in points),
+        collector_share=median(point.collector_seconds / point.seconds for point in points),
         latency=_latency([point.latency for point in points if point.latency]),
         memory_growth=_whole_median(
             [point.memory_growth for point in points if point.memory_growth is not None]
         ),
-        versus_peer=_versus(Role.PEER, group, beside, subjects),
-        versus_floor=_versus(Role.FLOOR, group, beside, subjects),
+        versus_peers=tuple(peers.values()),
+        versus_peer=next((peers[name] for name in peers if subjects[name].exclusive), None),
+        versus_floor=next(iter(_versus(Role.FLOOR, group, beside, subjects).values()), None),
         extra={name: _typical([point.extra[name] for point in points]) for name in points[0].extra},
     )
 
 
 def _versus(
     role: Role, group: _Group, beside: Sequence[_Group], subjects: Mapping[str, Subject]
-) -> Ratio | None:
-    """Compare with the fastest of a role that is meant for the group's subject."""
+) -> dict[str, Ratio]:
+    """Compare with those of a role that are meant for the group's subject, the fastest first."""
     subject = group.subject
     if subject.role in (role, Role.FLOOR):
-        return None
+        return {}
     if subject.role is Role.OURS:
         meant = {rival.name for rival in rivals(subject, subjects.values())}
     else:  # a peer has the floors of what it is compared with
@@ -93,14 +114,21 @@ def _versus(
     others = [
         other for other in beside if other.subject.role is role and other.subject.name in meant
     ]
-    if not others:
-        return None
-    best = max(others, key=lambda other: other.rate)
-    rounds = group.points.keys() & best.points.keys()
-    if not rounds:
-        return None
-    ratio = median(group.points[number].rate / best.points[number].rate for number in rounds)
-    return Ratio(best.subject.name, ratio)
+    others.sort(key=lambda other: other.rate, reverse=True)
+    ratios = (ratio_of(other.subject.name, group.points, other.points) for other in others)
+    return {ratio.against: ratio for ratio in ratios if ratio}
+
+
+def ratio_of(against: str, points: Points, others: Points) -> Ratio | None:
+    """Compare the rounds that two have in common; None if there are none.
+
+    Args:
+        against: The name of the other one.
+        points: Those of the one.
+        others: Those of the other one.
+    """
+    ratios = [points[number].rate / others[number].rate for number in points.keys() & others.keys()]
+    return Ratio(against, median(ratios), min(ratios), max(ratios)) if ratios else None
 
 
 def _latency(latencies: Sequence[Latency]) -> Latency | None:

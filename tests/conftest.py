@@ -1,10 +1,21 @@
 """What holds for all tests of the repository."""
 
 import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+
+def pytest_configure() -> None:
+    """Let a Ctrl-C reach the programs that tests start.
+
+    A shell has those that a script starts with `&` ignore it, and what ignores a signal hands that
+    on to its children.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

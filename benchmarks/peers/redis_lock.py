@@ -90,6 +90,13 @@ SUBJECTS = (
         summary="redis-py's Lock around a GET and a SET of the encoded state",
         against=("redis",),
         requires=("redis",),
+        lacks=(
+            "who has lost the lock still overwrites",
+            "a lock is not renewed",
+            "asks every 0.1 s, in no order",
+            "reads renew nothing",
+            "stored bytes have no checksum",
+        ),
         open_server=_open,
         shared=True,
         statement="import redis.asyncio",

@@ -12,6 +12,15 @@ from pathlib import Path
 from benchmarks.managers import DEBOUNCE, manager_store
 from benchmarks.subject import Role, Store, Subject
 
+LACKS = (
+    "other processes are neither locked out nor refused",
+    "overwrites files in place, and syncs nothing",
+    "a damaged file becomes a fresh state",
+    "a body that raises keeps its changes",
+    "readers get the live object",
+    "loading runs code (pickle)",
+)
+
 
 def _open(
     directory: Path, token_expiration: float, *, debounce: float, ahead: float = 0.0
@@ -32,6 +41,7 @@ SUBJECTS = (
         summary="Reflex's StateManagerDisk without its debounce: each change in a file",
         against=("disk",),
         requires=("reflex",),
+        lacks=LACKS,
         open_directory=partial(_open, debounce=0.0),
         statement="from reflex.istate.manager.disk import StateManagerDisk",
     ),
@@ -41,6 +51,7 @@ SUBJECTS = (
         summary=f"Reflex's StateManagerDisk as it comes: written after {DEBOUNCE:g} s",
         against=("disk/debounce",),
         requires=("reflex",),
+        lacks=LACKS,
         open_directory=partial(_open, debounce=DEBOUNCE),
     ),
 )

@@ -51,6 +51,13 @@ SUBJECTS = (
         # The variants are those that another peer names, whose place it would take otherwise.
         against=("stateless", "memory", "disk", "disk/debounce", "redis", "redis/behind"),
         requires=("reflex",),
+        lacks=(
+            "its events load no state here",
+            "drops queued events when stopped, unless told",
+            "an unregistered event's future never resolves",
+            "payloads are not checked",
+            "queues have no bound",
+        ),
         open_events=_open,
     ),
 )

@@ -22,6 +22,13 @@ SUBJECTS = (
         summary="Reflex's StateManagerMemory: no rollback, no purge in slices",
         against=("memory",),
         requires=("reflex",),
+        lacks=(
+            "a body that raises keeps its changes",
+            "readers get the live object",
+            "purges all expired tokens in one go",
+            "asking for a held lock hangs",
+            "no lock timeout, no delete, no listing",
+        ),
         open_store=_open,
         expires=True,
         statement="from reflex.istate.manager.memory import StateManagerMemory",

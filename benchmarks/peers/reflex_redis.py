@@ -12,6 +12,10 @@ from functools import partial
 from benchmarks.managers import HOLD_TIME, manager_store
 from benchmarks.subject import Role, Store, Subject
 
+DELETES = "its release can delete another's lock"
+NOTIFIED = "needs the server's keyspace notifications"
+PICKLES = "loading runs code (pickle)"
+
 
 def _open(url: str, token_expiration: float, *, oplock: bool) -> AbstractAsyncContextManager[Store]:
     from redis.asyncio import Redis
@@ -37,6 +41,14 @@ SUBJECTS = (
         summary="Reflex's StateManagerRedis as it comes: each change in Redis",
         against=("redis",),
         requires=("reflex",),
+        lacks=(
+            "a lock is not renewed",
+            DELETES,
+            "processes that wait are served in no order",
+            NOTIFIED,
+            "reads renew nothing",
+            PICKLES,
+        ),
         open_server=partial(_open, oplock=False),
         shared=True,
         statement="from reflex.istate.manager.redis import StateManagerRedis",
@@ -47,6 +59,14 @@ SUBJECTS = (
         summary=f"the same with its oplock: each change in Redis within {HOLD_TIME:g} s",
         against=("redis/behind",),
         requires=("reflex",),
+        lacks=(
+            "a body that raises keeps its changes",
+            "reads miss changes not yet written",
+            "two types of an ident share a copy",
+            DELETES,
+            NOTIFIED,
+            PICKLES,
+        ),
         open_server=partial(_open, oplock=True),
         shared=True,
     ),

@@ -92,7 +92,7 @@ def _replace(file: _File, data: bytes, *, fsync: bool = False) -> None:
 
 def _load(file: _File) -> Any:
     descriptor = os.open(file.path, os.O_RDONLY)
-    data = os.read(descriptor, 65_536)
+    data = os.read(descriptor, os.fstat(descriptor).st_size)
     os.close(descriptor)
     return file.decode(data)
 

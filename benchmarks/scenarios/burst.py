@@ -8,6 +8,7 @@ before its `enqueue` until its future calls back: most of it is the wait for tho
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
 from time import perf_counter, process_time
@@ -15,6 +16,7 @@ from typing import Any
 
 from benchmarks.measure import THROUGHPUT, Timing, latency_of
 from benchmarks.measure_events import has_events_here, measure_events
+from benchmarks.resources import collector_time
 from benchmarks.results import Case, Point
 from benchmarks.scenario import Scale, Scenario
 from benchmarks.server import Meter
@@ -25,8 +27,7 @@ EVENTS = 10_000
 
 
 def _cases(scale: Scale) -> list[Case]:
-    counts = (scale.tokens,) if scale.tokens else (1_000, EVENTS)
-    return [Case("burst", 1, idents, scale.seconds) for idents in counts]
+    return replace(scale, tasks=None).cases("burst", tokens=(1_000, EVENTS))
 
 
 def _measure(subject: Subject, case: Case) -> list[Point]:
@@ -34,11 +35,12 @@ def _measure(subject: Subject, case: Case) -> list[Point]:
         burst = list(islice(cycle(idents), EVENTS))
         await _send(events, burst)
         done = 0
-        cpu_started, started = process_time(), perf_counter()
-        while (elapsed := perf_counter() - started) < case.seconds * THROUGHPUT:
-            await _send(events, burst)
-            done += 1
-        cpu = process_time() - cpu_started
+        with collector_time() as collected:
+            cpu_started, started = process_time(), perf_counter()
+            while (elapsed := perf_counter() - started) < case.seconds * THROUGHPUT:
+                await _send(events, burst)
+                done += 1
+            cpu = process_time() - cpu_started
         samples = await _sample(events, burst)
         return Timing(
             operations=done * EVENTS,
@@ -46,9 +48,10 @@ def _measure(subject: Subject, case: Case) -> list[Point]:
             cpu_seconds=cpu,
             latency=latency_of(samples),
             operations_in_all=(done + 2) * EVENTS,
+            collector_seconds=collected(),
         )
 
-    return measure_events(subject, case, work, part=f"{case.tokens:,} idents")
+    return measure_events(subject, case, work)
 
 
 async def _send(events: Events, idents: Sequence[str]) -> None:

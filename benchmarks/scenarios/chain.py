@@ -19,8 +19,7 @@ LENGTH = 100
 
 
 def _cases(scale: Scale) -> list[Case]:
-    tasks = scale.tasks or (1,)
-    return [Case("chain", number, scale.idents, scale.seconds) for number in tasks]
+    return scale.cases("chain")
 
 
 def _measure(subject: Subject, case: Case) -> list[Point]:

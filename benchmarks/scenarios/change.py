@@ -8,8 +8,7 @@ from benchmarks.subject import Subject
 
 def _cases(scale: Scale) -> list[Case]:
     many = (256,) if scale.on_server and not scale.brief else ()
-    tasks = scale.tasks or (1, 64, *many)
-    return [Case("change", number, scale.idents, scale.seconds) for number in tasks]
+    return scale.cases("change", tasks=(1, 64, *many), sizes=(0,))
 
 
 def _measure(subject: Subject, case: Case) -> list[Point]:

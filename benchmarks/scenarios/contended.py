@@ -11,7 +11,8 @@ from benchmarks.subject import Subject
 
 
 def _cases(scale: Scale) -> list[Case]:
-    return [Case("contended", max(2, *(scale.tasks or (64,))), 1, scale.seconds)]
+    tasks = max(2, *(scale.tasks or (64,)))
+    return [Case("contended", tasks, 1, scale.seconds, size) for size in scale.sizes or (0,)]
 
 
 def _measure(subject: Subject, case: Case) -> list[Point]:

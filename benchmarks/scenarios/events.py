@@ -20,9 +20,9 @@ TASKS = 64
 
 
 def _cases(scale: Scale) -> list[Case]:
-    tasks = scale.tasks or ((TASKS,) if scale.brief else (1, TASKS))
+    tasks = (TASKS,) if scale.brief else (1, TASKS)
     # As many in files as elsewhere: it is one case, in which all stand beside each other.
-    return [Case("events", number, scale.tokens or 1_000, scale.seconds) for number in tasks]
+    return scale.cases("events", tasks=tasks, tokens=(1_000,))
 
 
 def _measure(subject: Subject, case: Case) -> list[Point]:

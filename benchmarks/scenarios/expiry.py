@@ -6,6 +6,7 @@ ticker asks for every turn. The gaps between its turns are the latency that othe
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter, process_time, sleep
 
 from benchmarks.measure import NotSweptError, build_tokens, latency_of, opener, turns_until_swept
@@ -23,8 +24,8 @@ GIVE_UP = 120.0
 
 
 def _cases(scale: Scale) -> list[Case]:
-    tokens = scale.tokens or (1_000_000 if scale.full else 30_000)
-    return [Case("expiry", 1, tokens, scale.seconds)]
+    tokens = 1_000_000 if scale.full else 30_000
+    return replace(scale, tasks=None).cases("expiry", tokens=(tokens,))
 
 
 def _measure(subject: Subject, case: Case) -> list[Point]:

@@ -6,8 +6,7 @@ from benchmarks.scenario import Scale, Scenario, has_store, without_server
 
 
 def _cases(scale: Scale) -> list[Case]:
-    tasks = scale.tasks or (1,)
-    return [Case("read", number, scale.idents, scale.seconds) for number in tasks]
+    return scale.cases("read", sizes=(0,))
 
 
 SCENARIO = Scenario(

@@ -66,8 +66,8 @@ class _Opening(NamedTuple):
 
 
 def _cases(scale: Scale) -> list[Case]:
-    tokens = scale.tokens or (200_000 if scale.full else 2_000)
-    return [Case("stored", 1, max(2, tokens), scale.seconds)]
+    counts = scale.tokens or (200_000 if scale.full else 2_000,)
+    return [Case("stored", 1, max(2, tokens), scale.seconds) for tokens in counts]
 
 
 def _few(case: Case) -> int:

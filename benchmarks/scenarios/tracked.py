@@ -9,6 +9,7 @@ has been changed once before, so that nothing made at a first change is timed.
 import asyncio
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from benchmarks.measure import (
@@ -31,8 +32,8 @@ ALONE, HOT, ALL = "alone", "hot", "all"
 
 
 def _cases(scale: Scale) -> list[Case]:
-    tokens = scale.tokens or (300_000 if scale.full else 20_000)
-    return [Case("tracked", 1, tokens, scale.seconds)]
+    tokens = 300_000 if scale.full else 20_000
+    return replace(scale, tasks=None).cases("tracked", tokens=(tokens,))
 
 
 def _measure(subject: Subject, case: Case) -> list[Point]:
