@@ -11,7 +11,9 @@ from typing import Any, ClassVar, Final
 from chaos.explorer.server import Edit
 from statemgr import StateManagerRedis
 from statemgr.backends.redis.grants import Grant, Grants
+from statemgr.backends.redis.reading import Reader
 from statemgr.backends.redis.scripts import EXTEND
+from statemgr.backends.redis.writing import States, Writer
 from statemgr.errors import LockExpiredError
 
 
@@ -41,21 +43,25 @@ _UNOWNED: Final[Edit] = ("commit", re.compile(r"if owner ~= me or .* then return
 
 
 class _Changed(StateManagerRedis):
-    """A manager with other grants."""
+    """A manager with other parts."""
 
     grants_type: ClassVar[type[Grants]] = Grants
+    writer_type: ClassVar[type[Writer]] = Writer
+    reader_type: ClassVar[type[Reader]] = Reader
 
     def _started(self) -> None:
         super()._started()
         self._grants.__class__ = self.grants_type
+        self._writer.__class__ = self.writer_type
+        self._reader.__class__ = self.reader_type
 
 
 class _ChecksThenSets(StateManagerRedis):
-    async def _save(self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]) -> None:
+    async def _save(self, grant: Grant, states: States) -> None:
         term = round(self.lock_expiration * 1000)
         call = self._channel.call(EXTEND, grant.key, grant.owner, term, grant.fence)
         if (await call.future)[0] != 1:
-            self._lose(grant)
+            self._writer.lose(grant)
             self._end(grant.lock_key, None)
             raise LockExpiredError("the lock was lost", lock_key=grant.lock_key)
         await super()._save(grant, states)
@@ -150,12 +156,16 @@ class _CommitsNumberedByGrant(_Changed):
     grants_type = _Renumbering
 
 
-class _ReadsPastTheDeadline(StateManagerRedis):
+class _Credulous(Reader):
     def _local(self, token: Any) -> Any:
         grant = self._granted.get(token.lock_key)
         if grant is not None:
-            grant.deadline = self._monotonic() + 1
+            grant.deadline = self._clock.monotonic() + 1
         return super()._local(token)
+
+
+class _ReadsPastTheDeadline(_Changed):
+    reader_type = _Credulous
 
 
 class _AcknowledgesPastTheDeadline(StateManagerRedis):
@@ -164,10 +174,14 @@ class _AcknowledgesPastTheDeadline(StateManagerRedis):
         return super()._may_write_later(grant, min(now, grant.hold_ends_at - 1))
 
 
-class _LossIsForgotten(StateManagerRedis):
-    def _lose(self, grant: Grant, error: Exception | None = None) -> None:
+class _Forgetful(Writer):
+    def lose(self, grant: Grant, error: Exception | None = None) -> None:
         grant.unsaved.clear()
-        super()._lose(grant, error)
+        super().lose(grant, error)
+
+
+class _LossIsForgotten(_Changed):
+    writer_type = _Forgetful
 
 
 class _CloseWritesNothing(StateManagerRedis):
@@ -177,9 +191,13 @@ class _CloseWritesNothing(StateManagerRedis):
         await super()._close()
 
 
-class _SomeOfSeveral(StateManagerRedis):
-    def _changes(self, grant: Grant, states: Any) -> Any:
-        return list(super()._changes(grant, states))[:1]
+class _WritingOne(Writer):
+    def _changes(self, grant: Grant, states: States, now: float) -> Any:
+        return list(super()._changes(grant, states, now))[:1]
+
+
+class _SomeOfSeveral(_Changed):
+    writer_type = _WritingOne
 
 
 _ALL: Final = (

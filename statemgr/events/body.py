@@ -15,15 +15,15 @@ import logging
 from collections.abc import Coroutine, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
+from statemgr.cancellation import outlast
 from statemgr.events.delta import REMOVED
+from statemgr.events.tracing import notify
 
 if TYPE_CHECKING:
     from statemgr.events.context import EventContext
     from statemgr.events.future import Progress
-
-T = TypeVar("T")
 
 _PATIENCE: Final = 5.0  # seconds for telling a client of what was undone
 
@@ -105,7 +105,7 @@ class StatesBody:
                 raise
         if processor._listener is not None:
             seconds = monotonic() - started
-            processor._trace(processor._listener.waited, self._context, seconds)
+            notify(processor._listener.waited, self._context, seconds)
         return state
 
     async def tell(self) -> None:
@@ -145,7 +145,7 @@ class StatesBody:
         self._progress.committed = True
         if processor._listener is not None:
             seconds = monotonic() - started
-            processor._trace(processor._listener.committed, self._context, seconds)
+            notify(processor._listener.committed, self._context, seconds)
         if self._emits:
             if self._kept:  # made by the commit, which would have told of what cannot be saved
                 images = self._kept_images() or self._images()
@@ -211,32 +211,10 @@ class StatesBody:
         await self._tell(stored)
 
 
-async def outlast(work: "asyncio.Future[T]") -> T:
-    """Wait for work that cannot be cancelled; a cancel takes effect when it has ended."""
-    cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait((work,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not work.cancelled():
-            work.exception()  # which nobody asks for any more
-        raise cancelled
-    return work.result()
-
-
 async def _to_the_end(telling: Coroutine[Any, Any, None]) -> None:
     """Put the client right, however often the event is cancelled meanwhile; but not for ever."""
     task = asyncio.create_task(telling)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _PATIENCE
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done() and (left := deadline - loop.time()) > 0:
-        try:
-            await asyncio.wait((task,), timeout=left)
-        except asyncio.CancelledError as error:
-            cancelled = error
+    cancelled = await outlast(task, _PATIENCE)
     if not task.done():
         task.cancel()
         logger.error(

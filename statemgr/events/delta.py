@@ -12,9 +12,9 @@ field is sent whole.
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-from statemgr.serialization.fields import REMOVED, WHOLE
+from statemgr.serialization.fields import REMOVED
 
 Delta: TypeAlias = Mapping[str, Mapping[str, Any]]
 """The new values of what changed, by state name and field name."""
 
-__all__ = ["REMOVED", "WHOLE", "Delta"]
+__all__ = ["REMOVED", "Delta"]

@@ -59,6 +59,12 @@ class Scope:
         self.root = root
         self.members: dict[int, EventFuture] = {}
 
+    def leave(self, number: int) -> None:
+        """Take out a member that is over."""
+        del self.members[number]
+        if not self.members:
+            self.ended()
+
     def ended(self) -> None:
         """Be told that no member is left."""
 

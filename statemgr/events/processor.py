@@ -10,8 +10,8 @@ import itertools
 import logging
 import os
 from _thread import get_ident
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
-from contextvars import Context, copy_context
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextvars import copy_context
 from functools import cache, lru_cache, partial
 from inspect import isawaitable
 from time import monotonic
@@ -23,21 +23,28 @@ from statemgr.errors import (
     EventHandlerError,
     EventProcessorStoppedError,
     EventQueueFullError,
-    InvalidTokenError,
-    SettingsError,
     WrongLoopError,
 )
 from statemgr.events.body import StatesBody, modification_of
+from statemgr.events.checks import (
+    check_event,
+    check_ident,
+    check_positive,
+    check_timeout,
+    registry_of,
+)
 from statemgr.events.context import EventContext
 from statemgr.events.delta import Delta
 from statemgr.events.event import Event
-from statemgr.events.future import EventFuture, Place, Progress, Scope
+from statemgr.events.future import EventFuture, Place, Progress
 from statemgr.events.handler import Handler
 from statemgr.events.queue import EventQueue
 from statemgr.events.registry import RegistrationContext
+from statemgr.events.reports import ExceptionHandler, Reports
 from statemgr.events.running import chain_yielded, events_in, outcome_of, run_handler
 from statemgr.events.stream import DeltaStream
-from statemgr.events.tracing import EventListener
+from statemgr.events.superseding import Superseding
+from statemgr.events.tracing import EventListener, notify
 from statemgr.manager import StateManager
 from statemgr.serialization.fields import Fields
 
@@ -46,7 +53,6 @@ if TYPE_CHECKING:
 
 EmitDelta = Callable[[str, Delta], Awaitable[object] | object]
 EmitEvent = Callable[..., Awaitable[object] | object]
-ExceptionHandler = Callable[[BaseException], Awaitable[object] | object]
 
 _GRACE: Final = 0.02  # seconds that cancelled handlers have after a deadline
 _TOKENS: Final = 16_384  # kept ready to be used again, with the states' keys in them
@@ -105,21 +111,19 @@ class EventProcessor:
         max_queued_per_ident: int = 25_000,
         stop_timeout: float | None = None,
     ) -> None:
-        _check_positive("max_queued", max_queued)
-        _check_positive("max_queued_per_ident", max_queued_per_ident)
-        _check_timeout("stop_timeout", stop_timeout)
+        check_positive("max_queued", max_queued)
+        check_positive("max_queued_per_ident", max_queued_per_ident)
+        check_timeout("stop_timeout", stop_timeout)
         self.manager = manager
-        self.registry = _registry_of(registry)
+        self.registry = registry_of(registry)
         self._emit_delta_to = emit_delta
         self._emit_event_to = emit_event
-        self._exception_handler = exception_handler
         self._listener = listener
         self._stop_timeout = stop_timeout
         self._queue = EventQueue(self._start, max_queued, max_queued_per_ident)
         self._unfinished: dict[int, EventFuture] = {}  # by number
-        self._reports: set[asyncio.Task[None]] = set()
-        self._is_reporting = False
-        self._superseding: dict[tuple[str, str], Superseding] = {}  # the newest
+        self._reports = Reports(exception_handler, self._end_if_idle)
+        self._superseding = Superseding(self._cancel_all)
         self._cancelling: set[EventFuture] = set()  # by a cancel() that has not returned yet
         self._new_number = itertools.count(1).__next__
         self._txid_prefix = os.urandom(6).hex()
@@ -168,13 +172,13 @@ class EventProcessor:
             SettingsError: If the timeout is negative.
             EventDeadlockError: If a handler calls it, which it would have to wait for.
         """
-        _check_timeout("timeout", timeout)
+        check_timeout("timeout", timeout)
         if self._loop is None or self._ended is None:
             return
         self._check_loop()
         if self._ended.done():
             return
-        if self._running_here() is not None or asyncio.current_task() in self._reports:
+        if self._running_here() is not None or asyncio.current_task() in self._reports.tasks:
             raise EventDeadlockError(
                 "stop() waits until its caller, a handler, has ended: call it from another task"
             )
@@ -308,8 +312,8 @@ class EventProcessor:
                 )
             raise EventProcessorStoppedError("the processor was stopped")
         self._check_loop()
-        _check_ident(ident)
-        _check_event(event)
+        check_ident(ident)
+        check_event(event)
 
     def _check_loop(self) -> None:
         # In one thread only one loop runs at a time. (get_running_loop() asks the kernel for the
@@ -327,9 +331,9 @@ class EventProcessor:
 
     def _chain(self, parent: EventContext, event: Event, ident: str | None = None) -> EventFuture:
         """Accept an event that a handler has chained."""
-        _check_event(event)
+        check_event(event)
         if ident is not None:
-            _check_ident(ident)
+            check_ident(ident)
         self._check_loop()
         by = self._unfinished.get(parent._number)
         if by is None:  # a task that a handler left behind: what it chains is a chain of its own
@@ -369,17 +373,19 @@ class EventProcessor:
             scope.members[number] = future
         if self._listener is not None:
             future._enqueued_at = monotonic()
-            self._trace(self._listener.enqueued, context)
+            notify(self._listener.enqueued, context)
         if handler is None:
             self._finish(future, found)
             return future
         future._handler = handler
         future._arguments = found
         future._variables = copy_context()
-        if self._expired or (parent is not None and parent._is_cancelling()):
+        if (
+            self._expired
+            or (parent is not None and parent._is_cancelling())
+            or (handler.supersedes and not self._superseding.admit(future))
+        ):
             self._finish(future, asyncio.CancelledError())
-        elif handler.supersedes:
-            self._supersede(future)
         return future
 
     def _prepared(self, event: Event) -> tuple[Handler | None, Any]:
@@ -391,23 +397,6 @@ class EventProcessor:
             # Tracebacks would lead to the future that is to hold it.
             error.__context__ = None
             return None, error.with_traceback(None)
-
-    def _supersede(self, future: EventFuture) -> None:
-        """Cancel what older chains run of this handler for this ident; or this, if it is older."""
-        key = future._context.name, future._context.ident
-        while (newest := self._superseding.get(key)) is not None:
-            if newest.root > future._root:
-                self._finish(future, asyncio.CancelledError())
-                return
-            if newest.root == future._root:
-                break
-            del self._superseding[key]
-            self._cancel_all(list(newest.members.values()))  # a listener may enqueue a newer one
-        else:
-            newest = self._superseding[key] = Superseding(future._root, key, self._superseding)
-        if newest not in future._scopes:
-            future._scopes += (newest,)
-            newest.members[future._context._number] = future
 
     # Running
 
@@ -429,7 +418,7 @@ class EventProcessor:
         handler = future._handler
         EventContext._variable.set(context)
         if self._listener is not None:
-            self._trace(self._listener.started, context, monotonic() - future._enqueued_at)
+            notify(self._listener.started, context, monotonic() - future._enqueued_at)
         outcome: BaseException | None = None
         result = None
         try:
@@ -487,9 +476,7 @@ class EventProcessor:
         if not self._unfinished:
             self._unfinished.clear()  # gives back the room that so many events took
         for scope in future._scopes:
-            del scope.members[context._number]
-            if not scope.members:
-                scope.ended()
+            scope.leave(context._number)
         if is_new or self._expired:
             future._place = Place.OVER
         else:
@@ -497,13 +484,13 @@ class EventProcessor:
         if self._listener is not None:
             seconds = monotonic() - future._enqueued_at
             if outcome is None:
-                self._trace(self._listener.finished, context, seconds)
+                notify(self._listener.finished, context, seconds)
             else:
-                self._trace(self._listener.failed, context, outcome, seconds)
+                notify(self._listener.failed, context, outcome, seconds)
         if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
-            self._report(outcome, context)
+            self._reports.report(outcome, context, self._loop)
         if not_sent is not None and not_sent is not outcome:
-            self._report(not_sent, context)
+            self._reports.report(not_sent, context, self._loop)
         if not self._accepts:
             self._end_if_idle()
 
@@ -601,56 +588,13 @@ class EventProcessor:
             or progress.stream is not None
         )
 
-    def _trace(self, tell: Callable[..., None], *arguments: Any) -> None:
-        try:
-            tell(*arguments)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            logger.exception("the listener failed")
-
-    def _report(self, error: BaseException, context: EventContext) -> None:
-        """Hand an error to the exception_handler; a bit later if that is who has caused it."""
-        if self._exception_handler is None:
-            logger.error("event %r failed (%s)", context.name, context.txid, exc_info=error)
-            return
-        variables = copy_context()
-        variables.run(EventContext._variable.set, context)
-        if self._is_reporting:
-            self._add_report(_reported(self._exception_handler, error), variables)
-            return
-        self._is_reporting = True
-        try:
-            answer = variables.run(self._exception_handler, error)
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:
-            logger.exception("the exception_handler failed")
-        else:
-            if isawaitable(answer):
-                self._add_report(_awaited(answer), variables)
-        finally:
-            self._is_reporting = False
-
-    def _add_report(self, report: Coroutine[Any, Any, None], variables: Context) -> None:
-        task = asyncio.Task(report, loop=self._loop, context=variables)
-        self._reports.add(task)
-        task.add_done_callback(self._report_done)
-
-    def _report_done(self, task: asyncio.Task[None]) -> None:
-        self._reports.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("the exception_handler failed", exc_info=task.exception())
-        if not self._accepts:
-            self._end_if_idle()
-
     def _fields_of(self, cls: type[Any]) -> Fields:
         return self.registry.token("any", cls).fields()
 
     # The end
 
     def _end_if_idle(self) -> None:
-        if self._unfinished or self._reports:
+        if self._accepts or self._unfinished or self._reports.tasks:
             return
         if self._deadline is not None:
             self._deadline.cancel()
@@ -669,8 +613,7 @@ class EventProcessor:
             if future._place is not Place.RUNNING:
                 self._drop(future)
         self._cancel_all(running)
-        for task in self._reports:
-            task.cancel()
+        self._reports.cancel()
         self._deadline = self._loop.call_later(_GRACE, self._leave_behind)
         self._end_if_idle()
 
@@ -681,13 +624,11 @@ class EventProcessor:
         if future._stream is not None and future._stream.root == future._context._number:
             future._stream.outcome = asyncio.CancelledError()
         for scope in future._scopes:
-            del scope.members[future._context._number]
-            if not scope.members:
-                scope.ended()
+            scope.leave(future._context._number)
         if self._listener is not None:
             seconds = monotonic() - future._enqueued_at
             cancelled = asyncio.CancelledError()
-            self._trace(self._listener.failed, future._context, cancelled, seconds)
+            notify(self._listener.failed, future._context, cancelled, seconds)
 
     def _leave_behind(self) -> None:
         """Settle the futures of handlers that do not end."""
@@ -698,67 +639,8 @@ class EventProcessor:
                 future.txid,
             )
             self._finish(future, asyncio.CancelledError())
-        for task in self._reports:
-            task.cancel()
-        self._reports.clear()
+        self._reports.leave_behind()
         self._end_if_idle()
-
-
-class Superseding(Scope):
-    """What one chain runs of a handler that supersedes, for one ident."""
-
-    __slots__ = ("_key", "_newest")
-
-    def __init__(
-        self, root: int, key: tuple[str, str], newest: "dict[tuple[str, str], Superseding]"
-    ) -> None:
-        super().__init__(root)
-        self._key = key
-        self._newest = newest
-
-    def ended(self) -> None:
-        """Be the newest no more."""
-        if self._newest.get(self._key) is self:
-            del self._newest[self._key]
-
-
-def _registry_of(registry: object) -> RegistrationContext:
-    if registry is None:
-        try:
-            return RegistrationContext.get()
-        except LookupError:
-            raise LookupError(
-                "no registry: give a RegistrationContext as the second argument, or enter one"
-            ) from None
-    if not isinstance(registry, RegistrationContext):
-        raise SettingsError(
-            f"registry cannot be a {type(registry).__name__}",
-            variable="registry",
-            allowed="a RegistrationContext, behind the manager",
-        )
-    return registry
-
-
-def _check_ident(ident: object) -> None:
-    if type(ident) is not str and not isinstance(ident, str):
-        raise InvalidTokenError(f"an ident is a string, not {type(ident).__name__}")
-    if not ident:
-        raise InvalidTokenError("an ident cannot be empty")
-
-
-def _check_event(event: object) -> None:
-    if not isinstance(event, Event):
-        raise EventHandlerError(f"an event is an Event, not {type(event).__name__}")
-
-
-async def _reported(exception_handler: ExceptionHandler, error: BaseException) -> None:
-    answer = exception_handler(error)
-    if isawaitable(answer):
-        await answer
-
-
-async def _awaited(answer: Any) -> None:
-    await answer
 
 
 def _settable(error: BaseException) -> BaseException:
@@ -767,17 +649,3 @@ def _settable(error: BaseException) -> BaseException:
     wrapped = RuntimeError("the handler raised StopIteration")  # no future can hold that
     wrapped.__cause__ = error
     return wrapped
-
-
-def _check_positive(name: str, value: Any) -> None:
-    if type(value) is not int or value < 1:
-        raise SettingsError(
-            f"{name} cannot be {value!r}", variable=name, allowed="an int of 1 or more"
-        )
-
-
-def _check_timeout(name: str, value: Any) -> None:
-    if value is not None and not (isinstance(value, (int, float)) and value >= 0):
-        raise SettingsError(
-            f"{name} cannot be {value!r}", variable=name, allowed="seconds, 0 or more, or None"
-        )

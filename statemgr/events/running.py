@@ -9,8 +9,9 @@ from inspect import isawaitable
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
+from statemgr.cancellation import outlast
 from statemgr.errors import EventHandlerError, EventTimeoutError
-from statemgr.events.body import StatesBody, modification_of, outlast
+from statemgr.events.body import StatesBody, modification_of
 from statemgr.events.context import EventContext
 from statemgr.events.event import Event
 from statemgr.events.future import Progress
@@ -135,7 +136,12 @@ async def _in_thread(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     """Run a function in a thread; a cancel takes effect when that has ended."""
     call = partial(_no_stop_iteration, fn, arguments)
     work = asyncio.get_running_loop().run_in_executor(None, copy_context().run, call)
-    return await outlast(work)  # what it changes is still its own
+    cancelled = await outlast(work)  # what it changes is still its own
+    if cancelled is not None:
+        if not work.cancelled():
+            work.exception()  # which nobody asks for any more
+        raise cancelled
+    return work.result()
 
 
 def _no_stop_iteration(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -1,9 +1,13 @@
 """`EventListener`: the one place from which events can be watched."""
 
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from statemgr.events.context import EventContext
+
+logger = logging.getLogger("statemgr.events")
 
 
 class EventListener:
@@ -36,3 +40,13 @@ class EventListener:
 
     def failed(self, context: "EventContext", error: BaseException, seconds: float) -> None:
         """It ended with an error, or was cancelled, `seconds` after it was enqueued."""
+
+
+def notify(told: Callable[..., None], *arguments: Any) -> None:
+    """Call a listener's method; what that raises is logged, and changes nothing."""
+    try:
+        told(*arguments)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        logger.exception("the listener failed")

@@ -326,7 +326,7 @@ class OplockFaults(Contract):
         other = await harness.open()
         assert await other.get_state(COUNTER) == Counter(50)
         assert await other.delete_state(COUNTER)
-        manager._failures.clear()
+        manager._writer.failures.clear()
 
 
 class WriteBehindFaults(Contract):

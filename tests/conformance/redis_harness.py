@@ -76,7 +76,7 @@ class RedisHarness(Harness):
         return any(manager._granted or manager._grants.waiting for manager in self._used())
 
     def _is_quiet(self) -> bool:
-        return all(m._channel.outstanding == 0 and not m._flushing for m in self._used())
+        return all(m._channel.outstanding == 0 and not m._writer.flushing for m in self._used())
 
     def _used(self) -> list[Any]:
         return [m for m in self._managers if hasattr(m, "_channel") and m._refusal is None]

@@ -8,7 +8,9 @@ from statemgr import StateManagerRedis
 from statemgr.backends.redis import scripts
 from statemgr.backends.redis.grants import Grants
 from statemgr.backends.redis.keys import Keys
+from statemgr.backends.redis.reading import Reader
 from statemgr.backends.redis.scripts import ACQUIRE, COMMIT, EXTEND, READ, RELEASE, Script
+from statemgr.backends.redis.writing import Writer
 from statemgr.errors import LockExpiredError
 
 from .redis_harness import RedisHarness
@@ -48,14 +50,18 @@ def mutated_common(old: str, new: str) -> dict[Script, Script]:
 
 
 class Scripted(StateManagerRedis):
-    """A manager with other scripts, or other grants."""
+    """A manager with other scripts, or other parts."""
 
     scripts: ClassVar[dict[Script, Script]] = {}
     grants_type: ClassVar[type[Grants]] = Grants
+    writer_type: ClassVar[type[Writer]] = Writer
+    reader_type: ClassVar[type[Reader]] = Reader
 
     def _started(self):
         super()._started()
         self._grants.__class__ = self.grants_type
+        self._writer.__class__ = self.writer_type
+        self._reader.__class__ = self.reader_type
         call = self._channel.call
         self._channel.call = lambda script, *args: call(self.scripts.get(script, script), *args)
 
@@ -94,7 +100,7 @@ class ChecksThenSets(CommitsWithoutTheLock):
         term = round(self.lock_expiration * 1000)
         call = self._channel.call(EXTEND, grant.key, grant.owner, term, grant.fence)
         if (await call.future)[0] != 1:
-            self._lose(grant)
+            self._writer.lose(grant)
             self._end(grant.lock_key, None)
             raise LockExpiredError("the lock was lost", lock_key=grant.lock_key)
         await super()._save(grant, states)
@@ -232,12 +238,16 @@ class WithdrawLeavesThePlace(Scripted):
     }
 
 
+class _WritesOne(Writer):
+    def _changes(self, grant, states, now):
+        return list(super()._changes(grant, states, now))[:1]
+
+
 @found_by("test_several_states_are_saved_together")
-class SomeOfSeveral(StateManagerRedis):
+class SomeOfSeveral(Scripted):
     """A commit writes the first of several classes."""
 
-    def _changes(self, grant, states):
-        return list(super()._changes(grant, states))[:1]
+    writer_type = _WritesOne
 
 
 @found_by("test_every_key_expires")
@@ -334,16 +344,20 @@ class WaitsForEver(Scripted):
 # Faults of the manager
 
 
-@found_by("test_oplock_that_was_lost_answers_no_read", ThroughHarness)
-@found_by("test_oplock_that_was_lost_answers_no_read", BehindHarness)
-class ReadsPastTheDeadline(StateManagerRedis):
-    """A read is answered from a lock that may have gone to somebody else."""
-
+class _Credulous(Reader):
     def _local(self, token):
         grant = self._granted.get(token.lock_key)
         if grant is not None:
-            grant.deadline = self._monotonic() + 1
+            grant.deadline = self._clock.monotonic() + 1
         return super()._local(token)
+
+
+@found_by("test_oplock_that_was_lost_answers_no_read", ThroughHarness)
+@found_by("test_oplock_that_was_lost_answers_no_read", BehindHarness)
+class ReadsPastTheDeadline(Scripted):
+    """A read is answered from a lock that may have gone to somebody else."""
+
+    reader_type = _Credulous
 
 
 @found_by("test_nothing_is_acknowledged_past_the_deadline", BehindHarness)
@@ -355,13 +369,17 @@ class AcknowledgesPastTheDeadline(StateManagerRedis):
         return super()._may_write_later(grant, min(now, grant.hold_ends_at - 1))
 
 
+class _Forgetful(Writer):
+    def lose(self, grant, error=None):
+        grant.unsaved.clear()
+        super().lose(grant, error)
+
+
 @found_by("test_lost_flush_is_an_error_to_somebody", BehindHarness)
-class LossIsForgotten(StateManagerRedis):
+class LossIsForgotten(Scripted):
     """What was acknowledged and could not be written is nobody's business."""
 
-    def _lose(self, grant, error=None):
-        grant.unsaved.clear()
-        super()._lose(grant, error)
+    writer_type = _Forgetful
 
 
 @found_by("test_close_saves_what_was_acknowledged", BehindHarness)
@@ -396,12 +414,18 @@ class IdentsShareAKey(StateManagerRedis):
         self._keys.__class__ = _ShortKeys
 
 
+class _WritesTruthy(Writer):
+    def _changes(self, grant, states, now):
+        written = {
+            key: state
+            for key, state in states.items()
+            if state[1] and state[1][-1:] not in b"\x00\x90\x80\xc2\xa0"
+        }
+        return super()._changes(grant, written, now)
+
+
 @found_by("test_falsy_state_is_saved", value=[])
-class FalsyIsUnchanged(StateManagerRedis):
+class FalsyIsUnchanged(Scripted):
     """An empty state is none."""
 
-    def _changes(self, grant, states):
-        return super()._changes(
-            grant,
-            {k: s for k, s in states.items() if s[1] and s[1][-1:] not in b"\x00\x90\x80\xc2\xa0"},
-        )
+    writer_type = _WritesTruthy

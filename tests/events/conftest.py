@@ -80,8 +80,8 @@ class Application:
         for processor in self.processors:
             queue = processor._queue
             assert not processor._unfinished
-            assert not processor._reports
-            assert not processor._superseding
+            assert not processor._reports.tasks
+            assert not processor._superseding.newest
             assert not queue._lanes
             assert not queue._outside
             # A deadline clears the queue without counting: nothing is accepted any more.

@@ -210,7 +210,7 @@ async def holds_to_the_end(one: Manager, other: Manager) -> Expected:
     one.oplock_hold_time = 0.02
     await add(one)
     await add(one)
-    await until(lambda: not one._granted and not one._flushing)
+    await until(lambda: not one._granted and not one._writer.flushing)
     assert await other.get_state(A) == Counter(2)
     await add(one)
     return {A: Counter(3)}

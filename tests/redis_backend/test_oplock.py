@@ -83,7 +83,9 @@ async def open_one(harness: Any, **options: Any) -> Any:
 
 async def quiet(harness: Any, manager: Any) -> None:
     await harness.clock.settle()
-    await harness.eventually(lambda: not manager._channel.outstanding and not manager._flushing)
+    await harness.eventually(
+        lambda: not manager._channel.outstanding and not manager._writer.flushing
+    )
 
 
 async def stored(harness: Any, token: Any = COUNTER) -> Any:

@@ -20,7 +20,7 @@ LAYERS = [
     },
     {"statemgr.token"},
     {"statemgr.serialization"},
-    {"statemgr.errors", "statemgr.clock"},
+    {"statemgr.errors", "statemgr.clock", "statemgr.cancellation"},
 ]
 PACKAGES = {"statemgr.events", "statemgr.testing"}  # neither imports the other
 RANKS = {name: rank for rank, names in enumerate(reversed(LAYERS)) for name in names}

@@ -17,6 +17,8 @@ from collections.abc import Callable, Collection, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, Generic, TypeVar
 
+from statemgr.cancellation import outlast
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -102,7 +104,10 @@ class Trips:
         try:
             await call.done
         except asyncio.CancelledError:
-            await _outlast(call)
+            if not call.arrived:
+                # The cancel ended the future that was waited for, and nobody else has it.
+                call.done = loop.create_future()
+                await outlast(call.done)
             raise
         if call.error is not None:
             raise call.error
@@ -170,17 +175,6 @@ def _start_thread(name: str, departures: "deque[Callable[[], None]]") -> BinaryI
         os.close(rung)
         raise OSError(errno.EAGAIN, str(error)) from error
     return os.fdopen(rung, "wb", buffering=0)
-
-
-async def _outlast(call: _Call[Any]) -> None:
-    """Wait until a job has ended, however often this is cancelled."""
-    if call.arrived:
-        return
-    # The cancel ended the future that was waited for, and nobody else has it.
-    call.done = done = asyncio.get_running_loop().create_future()
-    while not done.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.shield(done)
 
 
 def _run_all(calls: list[_Call[Any]], syncs: ThreadPoolExecutor | None) -> None:

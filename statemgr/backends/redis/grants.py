@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from statemgr.backends.redis.channel import Channel
-from statemgr.backends.redis.keys import Keys
+from statemgr.backends.redis.keys import Keys, class_of
 from statemgr.backends.redis.link import Call
 from statemgr.backends.redis.scripts import ACQUIRE, COMMIT, EXTEND, RELEASE
 from statemgr.clock import Clock, Timer
@@ -129,6 +129,21 @@ class Grant:
     def must_go(self, now: float) -> bool:
         """Whether it is another process's turn."""
         return self.wanted and (self.turns <= 0 or now >= self.turn_ends_at)
+
+    def touch(self, tokens: "Iterable[AnyToken]", now: float) -> None:
+        """Have states renewed, that were used just now, with the next commit or release."""
+        for token in tokens:
+            self.touched[class_of(token)] = now
+
+    def put_off(self, token: "AnyToken", payload: bytes, now: float) -> None:
+        """Take a state to be written later; one that is as it was is only to be renewed."""
+        key = token.cache_key
+        self.live.pop(key, None)
+        if self.payloads.get(key) == payload:
+            self.touched[class_of(token)] = now
+        else:
+            self.payloads[key] = payload
+            self.unsaved[class_of(token)] = key, payload, now
 
 
 class Grants:

@@ -8,31 +8,26 @@ With an oplock the grant is kept when the body has ended, and with it the states
 change needs no acquire, and a read no trip. "through" still writes each change before it is
 acknowledged; "behind" acknowledges at once, and writes when another process waits or the hold
 time is over. What ends a kept grant in time is `StateManagerExpiration`, by lock key.
+
+Here is who has the lock, in this process and in Redis, and what a body is given. How changes are
+written is in writing.py, how states are read without the lock in reading.py.
 """
 
-import asyncio
 import contextlib
-import functools
 import hashlib
-import logging
-import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack, cast
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, cast
 
 import statemgr.serialization.codec  # noqa: F401  # else imported under the first change's lock
 from statemgr.backends.redis.channel import Client, channel_to
-from statemgr.backends.redis.grants import Change, Grant, Grants, age_ms
+from statemgr.backends.redis.durability import Durability
+from statemgr.backends.redis.grants import Grant, Grants
 from statemgr.backends.redis.keys import Keys, class_of
 from statemgr.backends.redis.link import UNREACHABLE, Call
-from statemgr.backends.redis.scripts import DESCRIBE, READ
+from statemgr.backends.redis.reading import Local, Reader
 from statemgr.backends.redis.urls import client_from_url
-from statemgr.errors import (
-    BackendUnavailableError,
-    CommitUncertainError,
-    LockExpiredError,
-    StateDecodeError,
-    StateManagerError,
-)
+from statemgr.backends.redis.writing import States, Writer
+from statemgr.errors import StateDecodeError
 from statemgr.expiration import StateManagerExpiration
 from statemgr.locks import KeyedLocks
 from statemgr.manager import ManagerOptions, StateManager, manager_options
@@ -40,16 +35,10 @@ from statemgr.modification import StateModification
 from statemgr.options import OPTIONS, check_option, refused
 from statemgr.record import RecordCodec
 from statemgr.statistics import StateInfo, Statistics
-from statemgr.token import AnyToken, StateToken
+from statemgr.token import AnyToken
 
 if TYPE_CHECKING:
     from statemgr.settings import Settings
-
-logger = logging.getLogger("statemgr")
-
-_UNCHANGED: Final = b""  # for commit.lua, in place of a size
-_DROPPED: Final = b"-"
-_SCAN_COUNT: Final = 500  # keys looked at in one step of a scan
 
 
 class StateManagerRedis(StateManagerExpiration, StateManager):
@@ -128,8 +117,6 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             raise refused("redis", kind, "a URL, or a client of redis.asyncio")
         self._locks = KeyedLocks(self._clock, self._redaction.ident)
         self._granted: dict[str, Grant] = {}  # by lock key
-        self._flushing: dict[str, asyncio.Task[None]] = {}
-        self._failures: dict[str, StateManagerError] = {}
         self._keeps = oplock != "off"
         self._writes_behind = oplock == "behind"
         self._init_expiration(self._monotonic)
@@ -163,6 +150,20 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             keeps=self._keeps,
             name=self._redaction.ident,
             on_wanted=self._wanted,
+        )
+        self._writer = Writer(
+            self._grants,
+            self._codec,
+            Durability(self._channel, self.durability, self.replicas, self._redaction.ident),
+            self._clock,
+            lock_expiration=self.lock_expiration,
+            hold_time=self.oplock_hold_time,
+            name=self._redaction.ident,
+            on_wanted=self._wanted,
+            on_gone=self._drop,
+        )
+        self._reader = Reader(
+            self._channel, self._keys, self._clock, self._granted, self._writer, keeps=self._keeps
         )
         if self._keeps:
             self._grants.listen()
@@ -212,69 +213,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             for call in asides:
                 await call.future
         except BaseException:
-            self._touch(grant, modification.tokens)
+            grant.touch(modification.tokens, self._monotonic())
             self._end(modification.lock_key, grant)
             raise
-
-    async def _own(self, modification: StateModification[Any], tokens: Sequence[AnyToken]) -> Grant:
-        """Take the ident's lock, here and in Redis, and have the records of these tokens."""
-        lock_key, timeout = modification.lock_key, modification.timeout
-        modification.grant = None
-        if lock_key not in self._locks.holders:
-            self._locks.holders[lock_key] = modification
-            modification.locked_since = self._monotonic()
-        else:
-            since = self._monotonic()
-            await self._locks.acquire(lock_key, modification, timeout)
-            if timeout is not None:
-                timeout -= self._monotonic() - since
-                timeout = max(timeout, 0.001)  # its turn has come: a look at the least
-        try:
-            self._check_usable()  # closed while this waited
-            if self._flushing or self._failures:
-                await self._raise_failure(lock_key)
-            grant = self._granted.get(lock_key)
-            if grant is None or not await self._can_go_on(grant, tokens):
-                classes = [class_of(token) for token in tokens]
-                grant, records = await self._grants.obtain(lock_key, classes, timeout)
-                queue = self._locks.queues.get(lock_key)
-                grant.turns = 0 if queue is None else len(queue)
-                for token, record in zip(tokens, records, strict=True):
-                    grant.records[token.cache_key] = record
-                self._granted[lock_key] = grant
-                if self._keeps:
-                    self._hold(grant)
-        except BaseException:
-            self._end(lock_key, None)
-            raise
-        modification.grant = grant
-        return grant
-
-    async def _can_go_on(self, grant: Grant, tokens: Sequence[AnyToken]) -> bool:
-        """Use a grant that a body before has left, if it is ours to use; else give it up."""
-        now = self._monotonic()
-        if grant.must_go(now) or not grant.is_good(now):
-            self._let_go(grant)
-            await self._raise_failure(grant.lock_key)
-            return False
-        missing = [token for token in tokens if token.cache_key not in grant.payloads]
-        if missing:
-            records = await self._grants.reread(grant, [class_of(token) for token in missing])
-            if records is None:
-                self._lose(grant)
-                await self._raise_failure(grant.lock_key)
-                return False
-            for token, record in zip(missing, records, strict=True):
-                grant.records[token.cache_key] = record
-        grant.turns -= 1
-        return True
-
-    def _hold(self, grant: Grant) -> None:
-        """Have an oplock end in time."""
-        now = self._monotonic()
-        grant.hold_ends_at = now + self.oplock_hold_time
-        held_for = min(self.oplock_hold_time, self.token_expiration)
-        self._track_token(grant.lock_key, now + held_for)
 
     def _load_from(self, grant: Grant, asides: list[Call]) -> Callable[[AnyToken], Any]:
         """Return what makes a state of what the grant has read."""
@@ -310,7 +251,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         """Keep a record that cannot be decoded, before the body that starts afresh replaces it."""
         record = grant.records.get(token.cache_key)
         if record is None:  # it was decoded once, or another kind of token wrote it here
-            record = self._pack(token.cache_key, grant.payloads[token.cache_key] or b"")
+            record = self._writer.pack(token.cache_key, grant.payloads[token.cache_key] or b"")
         digest = hashlib.blake2b(record, digest_size=8).hexdigest()
         return self._channel.command(grant.key, b"SET", self._keys.kept(token, digest), record)
 
@@ -325,12 +266,12 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             tokens = modification.tokens
             payloads = self._encode_states(tokens, modification.states())
             for token, payload in zip(tokens, payloads, strict=True):
-                self._write_later(grant, token, payload, now)
+                grant.put_off(token, payload, now)
         else:
             token, state = modification.token, modification.state
             live = grant.live.get(key)
             kept = live is not None and live[1] is state  # else it is the caller's own object
-            self._write_later(grant, token, self._encode(token, state), now)
+            grant.put_off(token, self._encode(token, state), now)
             if live is not None and kept:
                 grant.live[key] = live
         self._end(modification.lock_key, grant)
@@ -345,15 +286,6 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             and now < grant.hold_ends_at
         )
 
-    def _write_later(self, grant: Grant, token: AnyToken, payload: bytes, now: float) -> None:
-        key = token.cache_key
-        grant.live.pop(key, None)
-        if grant.payloads.get(key) == payload:
-            grant.touched[class_of(token)] = now
-        else:
-            grant.payloads[key] = payload
-            grant.unsaved[class_of(token)] = key, payload, now
-
     def _commit(
         self, modification: StateModification[Any], payloads: Sequence[bytes]
     ) -> Coroutine[Any, Any, None]:
@@ -362,181 +294,35 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             states[token.cache_key] = class_of(token), payload
         return self._save(modification.grant, states)
 
-    async def _save(self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]) -> None:
-        """Write states, None for those to be dropped, and let go of the lock here.
+    def _save(self, grant: Grant, states: States) -> Coroutine[Any, Any, None]:
+        """Send a commit, and let go of the lock here; what is returned waits for the reply.
 
         The lock is free here as soon as the commit is on its way: what the next task sends under
         this grant is done after it, and only if it was done.
 
         Raises:
             LockExpiredError: If the lock was lost.
-            CommitUncertainError: If the outcome cannot be known.
-            BackendUnavailableError: If the server could not be asked, or refuses.
         """
         lock_key = grant.lock_key
         if grant.lost or not grant.held:
-            self._lose(grant)
+            self._writer.lose(grant)
             self._end(lock_key, None)
-            raise self._expired(lock_key)
+            raise self._writer.expired(lock_key)
         now = self._monotonic()
         waited_for = lock_key in self._locks.queues
         keep = not grant.must_go(now) and (
             waited_for or (self._keeps and not grant.wanted and now < grant.hold_ends_at)
         )
-        saving, call = self._send(grant, states, keep=keep, rejoin=waited_for and not keep)
-        waiting = self._wait_for_copies(grant)
-        grant.unacknowledged += 1
+        commit, call = self._writer.send(grant, states, keep=keep, rejoin=waited_for and not keep)
         self._end(lock_key, grant if keep else None)
-        try:
-            reply = await call.future
-        except asyncio.CancelledError:
-            if not call.future.cancelled():  # it came together with the cancel
-                saving.conclude(call.future.exception() or call.future.result())
-            raise
-        except BackendUnavailableError as error:
-            saving.conclude(error)
-            raise self._uncertain(lock_key, error) if call.sent else error from error.__cause__
-        saving.conclude(reply)
-        if reply[0] == 2:
-            raise BackendUnavailableError(
-                f"nothing was written: another change of {self._redaction.ident(lock_key)}, "
-                "which this one was made on, could not be written"
-            )
-        if reply[0] != 1:
-            raise self._expired(lock_key)
-        if waiting is not None:
-            await self._confirm(grant, call, waiting)
-
-    def _send(
-        self,
-        grant: Grant,
-        states: dict[str, tuple[bytes, bytes | None]],
-        *,
-        keep: bool,
-        rejoin: bool = False,
-    ) -> "tuple[_Saving, Call]":
-        """Send a commit of these states, and of what was not written before."""
-        saving = _Saving(self, grant, states, self._monotonic(), keep=keep)
-        call = self._grants.commit(grant, self._changes(grant, states), keep=keep, rejoin=rejoin)
-        call.late = saving.conclude
-        for key, (_, payload) in states.items():
-            grant.payloads[key] = payload
-            grant.live.pop(key, None)
-        grant.unsaved, grant.touched = {}, {}
-        if not keep:
-            self._drop(grant)
-        return saving, call
-
-    def _wait_for_copies(self, grant: Grant) -> Call | None:
-        """Have the server say when others, or its disk, have what was sent before."""
-        if self.durability == "off":
-            return None
-        seconds = self._channel.timeout / 2
-        if self.durability == "aof":
-            command: tuple[Any, ...] = (b"WAITAOF", 1, 0, round(seconds * 1000))
-        else:
-            command = (b"WAIT", self.replicas, round(seconds * 1000))
-        return self._channel.command(grant.key, *command)
-
-    async def _confirm(self, grant: Grant, call: Call, waiting: Call) -> None:
-        """Wait for them.
-
-        Raises:
-            CommitUncertainError: If they do not have it in time, or it cannot be known.
-        """
-        try:
-            reply = await waiting.future
-        except BackendUnavailableError as error:
-            raise CommitUncertainError(
-                f"the change of {self._redaction.ident(grant.lock_key)} is in Redis; whether it "
-                f"would outlive a crash is not known: {error}",
-                lock_key=grant.lock_key,
-            ) from error.__cause__
-        copies, needed = (reply[0], 1) if self.durability == "aof" else (reply, self.replicas)
-        # On another connection than the commit's, it tells about what was written there.
-        if waiting.doubts != call.doubts:
-            raise CommitUncertainError(
-                f"the change of {self._redaction.ident(grant.lock_key)} is in Redis; whether it "
-                "would outlive a crash is not known: the connection was lost",
-                lock_key=grant.lock_key,
-            )
-        if copies < needed:
-            raise CommitUncertainError(
-                f"the change of {self._redaction.ident(grant.lock_key)} is in Redis, but "
-                f"{'its disk' if self.durability == 'aof' else f'{copies} of {needed} replicas'} "
-                f"had it within {self._channel.timeout / 2:g} s",
-                lock_key=grant.lock_key,
-            )
-
-    def _changes(
-        self, grant: Grant, states: dict[str, tuple[bytes, bytes | None]]
-    ) -> Iterable[Change]:
-        """Return what is to be written: these states, and what waits to be."""
-        changes: dict[bytes, Change] = {}
-        now = self._monotonic()
-        for name, touched_at in grant.touched.items():
-            changes[name] = name, b"", _UNCHANGED, age_ms(now, touched_at)
-        for name, (key, unsaved, changed_at) in grant.unsaved.items():
-            age = age_ms(now, max(changed_at, grant.touched.get(name, changed_at)))
-            changes[name] = name, self._pack(key, unsaved), b"%d" % len(unsaved), age
-        for key, (name, payload) in states.items():
-            if payload is None:
-                changes[name] = name, b"", _DROPPED, 0
-            elif payload == grant.payloads.get(key) and name not in grant.unsaved:
-                changes[name] = name, b"", _UNCHANGED, 0
-            else:
-                changes[name] = name, self._pack(key, payload), b"%d" % len(payload), 0
-        return changes.values()
-
-    def _pack(self, cache_key: str, payload: bytes) -> bytes:
-        return self._codec.pack(cache_key, payload, math.inf)  # the hash has the deadline
-
-    def _saved(self, saving: "_Saving", reply: Any) -> None:
-        """Take note of how a commit has ended."""
-        grant = saving.grant
-        grant.sent -= 1
-        if saving.states:
-            grant.unacknowledged -= 1
-        if isinstance(reply, Exception) or reply[0] != 1:
-            grant.unsaved = saving.unsaved | grant.unsaved
-            self._lose(grant, reply if isinstance(reply, Exception) else None)
-        elif saving.keep:
-            grant.deadline = max(grant.deadline, saving.asked_at + self.lock_expiration)
-            if grant.hold_ends_at <= saving.asked_at:
-                grant.hold_ends_at = saving.asked_at + self.oplock_hold_time
-            if reply[1] == 1:
-                grant.wanted = True
-                self._wanted(grant)
-
-    def _expired(self, lock_key: str) -> LockExpiredError:
-        return LockExpiredError(
-            f"the lock of {self._redaction.ident(lock_key)} was lost, and nothing was written: "
-            f"it could not be renewed within lock_expiration={self.lock_expiration:g} s",
-            lock_key=lock_key,
-        )
-
-    def _uncertain(self, lock_key: str, cause: Exception) -> CommitUncertainError:
-        if isinstance(cause, CommitUncertainError):
-            return cause
-        error = CommitUncertainError(
-            f"whether the change of {self._redaction.ident(lock_key)} was written is not known: "
-            f"{cause}",
-            lock_key=lock_key,
-        )
-        error.__cause__ = cause.__cause__
-        return error
+        return self._writer.done(commit, call)
 
     async def _abort(self, modification: StateModification[Any]) -> None:
         grant: Grant = modification.grant
         for token in modification.tokens:
             grant.live.pop(token.cache_key, None)
-        self._touch(grant, modification.tokens)
+        grant.touch(modification.tokens, self._monotonic())
         self._end(modification.lock_key, grant)
-
-    def _touch(self, grant: Grant, tokens: Iterable[AnyToken]) -> None:
-        now = self._monotonic()
-        for token in tokens:
-            grant.touched[class_of(token)] = now
 
     def _fence_of(self, modification: StateModification[Any]) -> int | None:
         grant: Grant | None = getattr(modification, "grant", None)
@@ -548,7 +334,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         grant = await self._own(modification, ())
         now = self._monotonic()
         if self._may_write_later(grant, now):
-            self._write_later(grant, token, payload, now)
+            grant.put_off(token, payload, now)
             self._end(token.lock_key, grant)
         else:
             await self._save(grant, {token.cache_key: (class_of(token), payload)})
@@ -564,7 +350,68 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             self._end(token.lock_key, grant)
         return found
 
-    # What becomes of grants
+    # The lock, here and in Redis
+
+    async def _own(self, modification: StateModification[Any], tokens: Sequence[AnyToken]) -> Grant:
+        """Take the ident's lock, here and in Redis, and have the records of these tokens."""
+        lock_key, timeout = modification.lock_key, modification.timeout
+        modification.grant = None
+        if lock_key not in self._locks.holders:
+            self._locks.holders[lock_key] = modification
+            modification.locked_since = self._monotonic()
+        else:
+            since = self._monotonic()
+            await self._locks.acquire(lock_key, modification, timeout)
+            if timeout is not None:
+                timeout -= self._monotonic() - since
+                timeout = max(timeout, 0.001)  # its turn has come: a look at the least
+        try:
+            self._check_usable()  # closed while this waited
+            writer = self._writer
+            if writer.flushing or writer.failures:
+                await writer.raise_failure(lock_key)
+            grant = self._granted.get(lock_key)
+            if grant is None or not await self._can_go_on(grant, tokens):
+                classes = [class_of(token) for token in tokens]
+                grant, records = await self._grants.obtain(lock_key, classes, timeout)
+                queue = self._locks.queues.get(lock_key)
+                grant.turns = 0 if queue is None else len(queue)
+                for token, record in zip(tokens, records, strict=True):
+                    grant.records[token.cache_key] = record
+                self._granted[lock_key] = grant
+                if self._keeps:
+                    self._hold(grant)
+        except BaseException:
+            self._end(lock_key, None)
+            raise
+        modification.grant = grant
+        return grant
+
+    async def _can_go_on(self, grant: Grant, tokens: Sequence[AnyToken]) -> bool:
+        """Use a grant that a body before has left, if it is ours to use; else give it up."""
+        now = self._monotonic()
+        if grant.must_go(now) or not grant.is_good(now):
+            self._let_go(grant)
+            await self._writer.raise_failure(grant.lock_key)
+            return False
+        missing = [token for token in tokens if token.cache_key not in grant.payloads]
+        if missing:
+            records = await self._grants.reread(grant, [class_of(token) for token in missing])
+            if records is None:
+                self._writer.lose(grant)
+                await self._writer.raise_failure(grant.lock_key)
+                return False
+            for token, record in zip(missing, records, strict=True):
+                grant.records[token.cache_key] = record
+        grant.turns -= 1
+        return True
+
+    def _hold(self, grant: Grant) -> None:
+        """Have an oplock end in time."""
+        now = self._monotonic()
+        grant.hold_ends_at = now + self.oplock_hold_time
+        held_for = min(self.oplock_hold_time, self.token_expiration)
+        self._track_token(grant.lock_key, now + held_for)
 
     def _end(self, lock_key: str, grant: Grant | None) -> None:
         """Let go of the lock here: the next task has it, or nobody."""
@@ -591,35 +438,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if self._granted.get(grant.lock_key) is not grant:
             return
         if grant.unsaved:
-            self._flush(grant, keep=False)
+            self._writer.flush(grant, keep=False)
         else:
             self._release(grant)
-
-    def _flush(self, grant: Grant, *, keep: bool) -> None:
-        """Have written what is not; an error is kept for whoever comes next."""
-        if grant.lost or not grant.held:
-            self._lose(grant)
-            return
-        saving, call = self._send(grant, {}, keep=keep)
-        flushing = asyncio.get_running_loop().create_task(
-            self._conclude_flush(saving, call, self._wait_for_copies(grant))
-        )
-        self._flushing[grant.lock_key] = flushing
-        flushing.add_done_callback(functools.partial(self._flushed, grant.lock_key))
-
-    async def _conclude_flush(self, saving: "_Saving", call: Call, waiting: Call | None) -> None:
-        reply: Any
-        try:
-            reply = await call.future
-            if reply[0] == 1 and waiting is not None:
-                await self._confirm(saving.grant, call, waiting)
-        except StateManagerError as error:
-            reply = error
-        saving.conclude(reply)
-
-    def _flushed(self, lock_key: str, flushing: "asyncio.Task[None]") -> None:
-        if self._flushing.get(lock_key) is flushing:
-            del self._flushing[lock_key]
 
     def _release(self, grant: Grant) -> None:
         self._drop(grant)
@@ -628,34 +449,10 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         else:
             self._grants.forget(grant)
 
-    def _lose(self, grant: Grant, error: Exception | None = None) -> None:
-        """Forget a grant that is lost. What was acknowledged under it is an error to be seen."""
-        if grant.unsaved:
-            failure = (
-                self._expired(grant.lock_key)
-                if error is None
-                else self._uncertain(grant.lock_key, error)
-            )
-            logger.error("changes that were acknowledged are lost: %s", failure)
-            self._failures[grant.lock_key] = failure
-            grant.unsaved.clear()
-        self._drop(grant)
-        if error is not None:
-            self._grants.release(grant)
-        else:
-            self._grants.forget(grant)
-
     def _drop(self, grant: Grant) -> None:
         if self._granted.get(grant.lock_key) is grant:
             del self._granted[grant.lock_key]
             self._token_expires_at.pop(grant.lock_key, None)
-
-    async def _raise_failure(self, lock_key: str) -> None:
-        """Raise the error of a flush, once, when it has ended."""
-        if (flushing := self._flushing.get(lock_key)) is not None:
-            await asyncio.wait([flushing])
-        if (failure := self._failures.pop(lock_key, None)) is not None:
-            raise failure
 
     def _lock_held_of(self, key: str) -> str | None:
         # One in use is looked at too if it has something to be written.
@@ -672,109 +469,34 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
                 self._let_go(grant)
             else:
                 self._track_token(key, self._monotonic() + self.oplock_hold_time)
-                self._flush(grant, keep=True)
+                self._writer.flush(grant, keep=True)
 
     # Reading
 
     async def _read(self, tokens: Sequence[AnyToken]) -> Sequence[Any]:
-        found = await self._ask(tokens, self._expiration_ms, records=True)
+        found = await self._reader.ask(tokens, self._expiration_ms, records=True)
         return [self._state_of(token, data) for token, data in zip(tokens, found, strict=True)]
 
-    def _state_of(self, token: AnyToken, data: "bytes | _Local | None") -> Any:
+    def _state_of(self, token: AnyToken, data: bytes | Local | None) -> Any:
         try:
             if data is None:
                 self._misses += 1
                 return token.create()
             self._hits += 1
-            payload = data.payload if isinstance(data, _Local) else self._unpack(token, data)
+            payload = data.payload if isinstance(data, Local) else self._unpack(token, data)
             return self._decode(token, payload)
         except StateDecodeError as error:
             return self._recover(token, error)
 
     async def _has(self, token: AnyToken) -> bool:
-        return (await self._ask((token,), 0, records=False))[0] is not None
+        return (await self._reader.ask((token,), 0, records=False))[0] is not None
 
     async def _renew(self, token: AnyToken) -> bool:
-        return (await self._ask((token,), self._expiration_ms, records=False))[0] is not None
+        found = await self._reader.ask((token,), self._expiration_ms, records=False)
+        return found[0] is not None
 
-    async def _ask(
-        self, tokens: Sequence[AnyToken], expiration: int, *, records: bool
-    ) -> list[Any]:
-        """Return what there is of each token: a record, or what this process keeps, or None."""
-        if self._flushing or self._failures:
-            for token in tokens:
-                await self._raise_failure(token.lock_key)
-        found: list[Any] = [None] * len(tokens)
-        groups: dict[str, list[int]] = {}
-        for number, token in enumerate(tokens):
-            local = self._local(token) if self._keeps else None
-            if local is None:
-                groups.setdefault(token.lock_key, []).append(number)
-            else:
-                found[number] = local if local.payload is not None else None
-                if expiration:
-                    self._touch(self._granted[token.lock_key], (token,))
-        calls = [
-            self._channel.call(
-                READ,
-                self._keys.ident(lock_key),
-                expiration,
-                b"1" if records else b"0",
-                *[class_of(tokens[number]) for number in numbers],
-            )
-            for lock_key, numbers in groups.items()
-        ]
-        for call, numbers in zip(calls, groups.values(), strict=True):
-            for number, record in zip(numbers, await call.future, strict=True):
-                found[number] = record
-        return found
-
-    def _local(self, token: AnyToken) -> "_Local | None":
-        """Return the state that this process keeps; None if it does not know."""
-        grant = self._granted.get(token.lock_key)
-        if (
-            grant is None
-            or grant.unacknowledged
-            or token.cache_key not in grant.payloads
-            or not grant.is_good(self._monotonic())
-        ):
-            return None
-        return _Local(grant.payloads[token.cache_key])
-
-    async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
-        for grant in list(self._granted.values()):
-            if grant.unsaved or grant.touched:
-                self._flush(grant, keep=True)
-        if self._flushing:
-            await asyncio.wait(set(self._flushing.values()))
-        start = StateToken(prefix, object).lock_key if prefix else ""
-        seen: set[bytes] = set()
-        for link in await self._channel.primaries():
-            cursor: Any = 0
-            while True:
-                step = (b"SCAN", cursor, b"MATCH", self._keys.pattern(start), b"COUNT", _SCAN_COUNT)
-                cursor, keys = await self._channel.command_on(link, *step).future
-                keys = [key for key in keys if key not in seen]
-                seen.update(keys)
-                calls = [self._channel.call(DESCRIBE, key.decode()) for key in keys]
-                for key, call in zip(keys, calls, strict=True):
-                    for info in self._described(key, await call.future):
-                        if info.ident.startswith(prefix):
-                            yield info
-                if int(cursor) == 0:
-                    break
-
-    def _described(self, key: bytes, found: list[Any]) -> list[StateInfo]:
-        ident, now = self._keys.ident_of(key), self._clock.time()
-        return [
-            StateInfo(
-                ident=ident,
-                class_name=found[i].decode("utf-8", "surrogatepass"),
-                size=found[i + 1],
-                expires_at=now + found[i + 2] / 1000,
-            )
-            for i in range(0, len(found), 3)
-        ]
+    def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
+        return self._reader.scan(prefix)
 
     def _statistics(self) -> Statistics:
         grants = list(self._granted.values())
@@ -794,58 +516,15 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         await self._stop_expiration()
         for grant in list(self._granted.values()):
             self._let_go(grant)
-        if self._flushing:
-            await asyncio.wait(set(self._flushing.values()))
+        await self._writer.flushes_ended()
         self._grants.stop()
         await self._channel.close(self._channel.timeout)
         if self._owns_client:
             with contextlib.suppress(*UNREACHABLE):
                 await self._client.aclose()
-        if self._failures:
-            failures, self._failures = self._failures, {}
-            raise next(iter(failures.values()))
+        self._writer.raise_failures()
 
 
 def _are_alike(one: AnyToken, other: AnyToken) -> bool:
     """Return whether tokens make the same state of the same bytes."""
     return one == other and one.cls is other.cls
-
-
-class _Saving:
-    """A commit that is on its way.
-
-    Attributes:
-        states: What a body has changed; none of a flush.
-        unsaved: What it writes of what was acknowledged before.
-    """
-
-    __slots__ = ("_manager", "asked_at", "grant", "keep", "states", "unsaved")
-
-    def __init__(
-        self,
-        manager: StateManagerRedis,
-        grant: Grant,
-        states: dict[str, tuple[bytes, bytes | None]],
-        asked_at: float,
-        *,
-        keep: bool,
-    ) -> None:
-        self._manager = manager
-        self.grant = grant
-        self.states = states
-        self.asked_at = asked_at
-        self.keep = keep
-        self.unsaved = grant.unsaved
-
-    def conclude(self, reply: Any) -> None:
-        """Have the manager take note of the reply, or error."""
-        self._manager._saved(self, reply)
-
-
-class _Local:
-    """A state that this process keeps; None if it knows that there is none."""
-
-    __slots__ = ("payload",)
-
-    def __init__(self, payload: bytes | None) -> None:
-        self.payload: Any = payload
