@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help bench bench-peers chaos docs example test lint types tests tests-oldest format clean
+.PHONY: help bench bench-peers bench-full chaos docs example test lint types tests tests-oldest format clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -18,12 +18,18 @@ bench: $(VENV)/.bench ## Measure every backend and print a table (under a minute
 bench-peers: $(VENV)/.bench ## The same beside what people use instead, in one run
 	$(BIN)/python -m benchmarks --peers
 
+bench-full: $(VENV)/.plots ## All of it, large numbers too, and an HTML page of it: build/benchmark.html (under twenty minutes)
+	@mkdir -p build
+	$(BIN)/python -m benchmarks run --peers --full --json build/benchmark.json
+	$(BIN)/python -m benchmarks report build/benchmark.json
+
 chaos: $(VENV)/.bench ## Stop, kill and cut off processes on disk and on a server (MINUTES=10)
 	$(BIN)/python -m chaos run --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED))
 
 docs: $(VENV)/.docs ## Build the documents: open site/index.html
 	$(BIN)/python docs/scripts/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m benchmarks report benchmarks/results/reference.json --output site/benchmark.html
 
 example: $(VENV)/.example ## Run the live counter in two processes (URL=redis://... for a server, PORT=8000)
 	$(BIN)/python -m examples.live_counter $(if $(URL),--url '$(URL)') $(if $(PORT),--port $(PORT))
@@ -45,7 +51,7 @@ tests: $(VENV)/.dev ## Tests with the newest dependencies, and their branch cove
 # when it is collected; `tests` runs with that warning as an error. Left out is what is the same
 # with any dependencies: the operating system, what the kit finds, and most of the state machines,
 # on which old Hypothesis takes ten times as long.
-NOT_OLDEST := tests/typing tests/unit/test_benchmarks.py tests/disk tests/conformance/test_mutants.py \
+NOT_OLDEST := tests/typing $(wildcard tests/unit/test_benchmark*.py) tests/disk tests/conformance/test_mutants.py \
   tests/stateful/test_mutants.py tests/stateful/test_disk.py tests/stateful/test_redis.py \
   tests/redis_backend tests/examples tests/chaos tests/unit/test_documents.py \
   $(addprefix tests/events/test_,order.py stop.py chains.py bounds.py streams.py errors.py)
@@ -72,8 +78,12 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m compileall -q statemgr
 	@touch $@
 
+$(VENV)/.plots: pyproject.toml | $(VENV)/.bench
+	$(BIN)/python $(PIP) -e '.[plots]'
+	@touch $@
+
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python $(PIP) -e '.[docs]'
+	$(BIN)/python $(PIP) -e '.[docs,report,plots]'
 	@touch $@
 
 $(VENV)/.example: pyproject.toml | $(VENV)/bin/python

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.paths import ROOT
 
-PACKAGES = ("statemgr", "msgspec", "msgpack", "redis", "hiredis", "reflex")
+PACKAGES = ("statemgr", "msgspec", "msgpack", "redis", "hiredis", "reflex", "litestar", "diskcache")
 
 
 def describe() -> dict[str, Any]:

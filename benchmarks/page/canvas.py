@@ -24,7 +24,6 @@ DECADE = 10.0
 
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "statemgr",  # the same identifiers each time
     "text.parse_math": False,  # a name may hold a dollar sign
     "path.simplify": False,
 }
@@ -154,9 +153,7 @@ def steps(axis: Axis, values: Sequence[int], room: int) -> dict[int, float]:
         margin = (values[-1] - values[0]) * 0.06
         _set_limits(axis, values[0] - margin, values[-1] + margin)
     shown = min(room, len(values))
-    written = {
-        values[round(place * (len(values) - 1) / (shown - 1 or 1))] for place in range(shown)
-    }
+    written = {values[place * (len(values) - 1) // (shown - 1 or 1)] for place in range(shown)}
     names = {places[value]: step_name(value) for value in sorted(written)}
     axis.set_major_locator(FixedLocator(list(names)))
     axis.set_minor_locator(NullLocator())

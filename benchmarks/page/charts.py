@@ -7,7 +7,7 @@ one of its own. Peers and floors come along wherever one of ours has the same ca
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.page.families import Family
 from benchmarks.results import AXES, Case, Row
@@ -47,6 +47,15 @@ class Chart:
     def values(self) -> list[int]:
         """The values of its axis."""
         return sorted({getattr(row.case, self.axis) for row in self.rows})
+
+    @property
+    def last(self) -> "Chart":
+        """Itself at the last value of its axis alone."""
+        if not self.axis:
+            return self
+        value = self.values[-1]
+        rows = tuple(row for row in self.rows if getattr(row.case, self.axis) == value)
+        return replace(self, axis="", setting=_words(rows[0].case, AXES), rows=rows)
 
     def of(self, subject: str) -> list[Row]:
         """Return the rows of one subject."""

@@ -20,7 +20,7 @@ AXIS_NAMES = {
 }
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 20, 40
-_GAP = 20
+_GAP = 24
 _HEIGHT = 212
 
 

@@ -1,7 +1,7 @@
 """Puts the page together."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, groupby
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from benchmarks.figures import digits
 from benchmarks.files import Report
 from benchmarks.page.bars import draw_bars, draw_latency_ranges
 from benchmarks.page.canvas import drawing
@@ -19,9 +18,10 @@ from benchmarks.page.facts import chance, collector_table, facts, failure_lines,
 from benchmarks.page.families import families, present
 from benchmarks.page.ratios import draw_ratios
 from benchmarks.page.samples import BYTES, PROCESS_BYTES, RATE, Samples
-from benchmarks.page.styles import Style, styles
+from benchmarks.page.styles import Style
+from benchmarks.page.styles import styles as styles_of
 from benchmarks.page.svg import inline
-from benchmarks.page.tables import Table, chart_table, standing_table
+from benchmarks.page.tables import Table, chart_table, factor, standing_table
 from benchmarks.page.verdicts import Standing, Verdict, standing, tallies
 from benchmarks.results import Row
 from benchmarks.scenario import Scenario
@@ -92,7 +92,7 @@ def make_page(
     standings = [one for group in groups if (one := standing(group, drawn)).comparisons]
     rounds = max((row.rounds for row in report.rows), default=0)
     with drawing():
-        artist = _Artist(Samples(report.measurements), styles(shown, groups))
+        artist = _Artist(Samples(report.measurements), styles_of(shown, groups))
         return _template().render(
             report=report,
             facts=facts(report),
@@ -110,7 +110,7 @@ def make_page(
             lacking=[subject for subject in shown.values() if subject.lacks],
             numbers={name: number for number, name in enumerate(shown)},
             swatches=artist.swatches(),
-            digits=digits,
+            factor=factor,
             css=(_HERE / "page.css").read_text(encoding="utf-8"),
         )
 
@@ -150,27 +150,40 @@ class _Artist:
         )
 
     def card(self, chart: Chart) -> Card:
-        """Draw a chart: throughput and latency, or what its scenario is about."""
-        about = f"{chart.scenario}, {chart.title}"
-        by = f" by {chart.axis}" if chart.axis else ""
-        draw = draw_curves if chart.axis else draw_bars
+        """Draw a chart."""
         in_bytes = any("bytes_per_token" in row.extra for row in chart.rows)
-        plots = [
-            (draw(chart, quantity, self._samples, self._styles), f"{quantity.name}{by}: {about}")
-            for quantity in ((BYTES, PROCESS_BYTES) if in_bytes else (RATE,))
-        ]
-        latency = (
-            draw_latency_curves(chart, self._samples, self._styles)
-            if chart.axis
-            else draw_latency_ranges(chart, self._styles)
-        )
-        plots.append((latency, f"latency p50, p99 and max{by}: {about}"))
+        along = bool(chart.axis) and not in_bytes
         return Card(
             title=chart.title,
-            plots=self._plots(*plots),
-            legend=chart.subjects if chart.axis else [],
+            plots=self._bytes(chart) if in_bytes else self._speed(chart),
+            legend=chart.subjects if along else [],
             table=chart_table(chart),
         )
+
+    def _speed(self, chart: Chart) -> list[Markup]:
+        samples, styles = self._samples, self._styles
+        if chart.axis:
+            drawn = draw_curves(chart, RATE, samples, styles)
+            latency = draw_latency_curves(chart, samples, styles)
+            what = f" by {chart.axis}"
+        else:
+            drawn = draw_bars(chart, RATE, samples, styles)
+            latency = draw_latency_ranges(chart, styles)
+            what = ""
+        about = f"{what}: {chart.scenario}, {chart.title}"
+        return self._plots(
+            (drawn, f"{RATE.name}{about}"), (latency, f"latency p50, p99 and max{about}")
+        )
+
+    def _bytes(self, chart: Chart) -> list[Markup]:
+        """Draw what a token is kept in; along an axis the last value, for it hardly moves."""
+        last = chart.last
+        plots = []
+        for quantity in (BYTES, PROCESS_BYTES):
+            named = replace(quantity, name=f"{quantity.name}, {last.title.partition(': ')[2]}")
+            about = f"{named.name}: {chart.scenario}, {chart.family.name}"
+            plots.append((draw_bars(last, named, self._samples, self._styles), about))
+        return self._plots(*plots)
 
     def _plots(self, *drawn: tuple[Figure | None, str]) -> list[Markup]:
         return [

@@ -6,8 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.figures import digits
-from benchmarks.page.canvas import WIDTH, canvas, headline, place, short, subdivisions
+from benchmarks.page.canvas import WIDTH, canvas, headline, place, subdivisions
 from benchmarks.page.styles import Style
 from benchmarks.page.svg import colour, plain
 from benchmarks.page.verdicts import Standing, Verdict, verdict
@@ -65,6 +64,6 @@ def _scale(axes: Axes, ratios: Sequence[Ratio]) -> None:
     axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(LogLocator(subs=subdivisions(low, high), numticks=7))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{short(digits(value))}x"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     axes.grid(True, color=colour("grid"), linewidth=1)
     axes.axvline(1, color=colour("ink"), linewidth=1.2)

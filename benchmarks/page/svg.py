@@ -6,6 +6,8 @@ light and a dark page.
 
 import io
 import re
+from collections.abc import Iterable
+from itertools import groupby
 from xml.etree import ElementTree as ET
 
 from markupsafe import Markup
@@ -21,6 +23,7 @@ _USUAL = {"font-size": "11px"}
 _GEOMETRY = ("d", "x", "y", "width", "height", "transform")
 
 _NUMBER = re.compile(r"-?\d+\.\d+")
+_AROUND_COMMAND = re.compile(r" ?([A-Zz]) ?")
 _STAND_IN = re.compile(r"#0101([0-9a-f]{2})")
 _FONT = re.compile(r"(?:(bold|\d+) )?([\d.]+px) ")
 _REFERENCE = re.compile(r"(?:url\(|^)#([\w-]+)")
@@ -42,7 +45,8 @@ def inline(figure: Figure, number: int, label: str = "") -> Markup:
 
     Args:
         figure: Drawn, as this is called, within `canvas.drawing`.
-        number: Of the plot in its page, so that no two have the same identifiers.
+        number: Of the plot in its page, from which its identifiers are made: those of matplotlib
+            are random, and would be the same in two plots that have something in common.
         label: What it is, for those who do not see it; empty if something beside it says so.
     """
     file = io.StringIO()
@@ -52,8 +56,9 @@ def inline(figure: Figure, number: int, label: str = "") -> Markup:
     names = {name: f"p{number}-{place}" for place, name in enumerate(_referenced(drawn))}
     root = ET.Element("svg", viewBox=drawn.attrib["viewBox"])
     root.attrib |= {"role": "img", "aria-label": plain(label)} if label else {"aria-hidden": "true"}
-    for child in drawn:
-        root.extend(_cleaned(child, names))
+    drawn_on_it = [clean for child in drawn for clean in _cleaned(child, names)]
+    drawn_on_it.sort(key=lambda element: not _is_grid(element))  # all of it is behind the rest
+    root.extend(_gathered(drawn_on_it))
     return Markup(ET.tostring(root, encoding="unicode"))  # noqa: S704 (escaped by ElementTree)
 
 
@@ -70,15 +75,13 @@ def _cleaned(element: ET.Element, names: dict[str, str]) -> list[ET.Element]:
         return []
     kept = ET.Element(tag)
     kept.text = (element.text or "").strip()
-    kept.extend(clean for child in element for clean in _cleaned(child, names))
+    kept.extend(_gathered(clean for child in element for clean in _cleaned(child, names)))
     for attribute, value in element.attrib.items():
         name = _local(attribute)
         if name not in ("id", "clip-path") and (written := _attribute(name, value, names)):
             kept.set(name, written)
         elif name == "id" and value in names:
             kept.set(name, names[value])
-    if tag == "g":
-        _share_style(kept)
     if tag in ("g", "defs") and (not len(kept) or (tag == "g" and not kept.attrib)):
         return list(kept)
     return [] if _invisible(kept) else [kept]
@@ -92,13 +95,26 @@ def _invisible(element: ET.Element) -> bool:
     return element.tag == "path" and element.get("style") == "fill:none"
 
 
-def _share_style(group: ET.Element) -> None:
-    """Move a style that all children have to their group."""
-    styles = {child.get("style") for child in group}
-    if len(group) > 1 and len(styles) == 1 and (style := styles.pop()) and not group.get("style"):
-        group.set("style", style)
-        for child in group:
-            del child.attrib["style"]
+def _is_grid(element: ET.Element) -> bool:
+    return element.tag == "path" and "var(--grid)" in element.get("style", "")
+
+
+def _gathered(elements: Iterable[ET.Element]) -> list[ET.Element]:
+    """Write the style of elements that follow each other once: of lines make one line."""
+    gathered = []
+    for style, group in groupby(elements, key=lambda element: element.get("style")):
+        alike = list(group)
+        if len(alike) == 1 or not style:
+            gathered += alike
+        elif all(element.keys() == ["d", "style"] for element in alike):
+            path = "".join(element.attrib["d"] for element in alike)
+            gathered.append(ET.Element("path", d=path, style=style))
+        else:
+            gathered.append(ET.Element("g", style=style))
+            for element in alike:
+                del element.attrib["style"]
+            gathered[-1].extend(alike)
+    return gathered
 
 
 def _attribute(name: str, value: str, names: dict[str, str]) -> str:
@@ -106,7 +122,7 @@ def _attribute(name: str, value: str, names: dict[str, str]) -> str:
         return _style(value)
     if name in _GEOMETRY:
         value = " ".join(_NUMBER.sub(_rounded, value).split())
-        return "" if value.startswith("rotate(-0 ") else value
+        return "" if value.startswith("rotate(-0 ") else _AROUND_COMMAND.sub(r"\1", value)
     return _REFERENCE.sub(lambda found: found[0].replace(found[1], names[found[1]]), value)
 
 
