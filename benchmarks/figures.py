@@ -42,8 +42,15 @@ def share(value: float) -> str:
     return f"{value * 100:.1f}%"
 
 
+def factor(value: float) -> str:
+    """Write a ratio, which may be far from 1 on either side."""
+    if value < 0.0995:
+        return f"{value:.2g}"
+    return digits(value) if value < 999.5 else f"{value:,.0f}"
+
+
 def times(ratio: Ratio | None) -> str:
     """Write a ratio as `1.95x`, and as `~1.02x` if the rounds do not agree on who is faster."""
     if ratio is None:
         return "-"
-    return f"{'' if ratio.told else '~'}{digits(ratio.value)}x"
+    return f"{'' if ratio.told else '~'}{factor(ratio.value)}x"

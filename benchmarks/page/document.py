@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from benchmarks.figures import factor
 from benchmarks.files import Report
 from benchmarks.page.bars import draw_bars, draw_latency_ranges
 from benchmarks.page.canvas import drawing
@@ -21,7 +22,7 @@ from benchmarks.page.samples import BYTES, PROCESS_BYTES, RATE, Samples
 from benchmarks.page.styles import Style
 from benchmarks.page.styles import styles as styles_of
 from benchmarks.page.svg import inline
-from benchmarks.page.tables import Table, chart_table, factor, standing_table
+from benchmarks.page.tables import Table, chart_table, standing_table
 from benchmarks.page.verdicts import Standing, Verdict, standing, tallies
 from benchmarks.results import Row
 from benchmarks.scenario import Scenario

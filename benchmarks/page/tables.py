@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.figures import count, digits, duration, share, span
+from benchmarks.figures import count, digits, duration, factor, share, span
 from benchmarks.page.charts import Chart
 from benchmarks.page.verdicts import Standing
 from benchmarks.results import Ratio, Row
@@ -105,10 +105,3 @@ def _ratio(ratio: Ratio | None) -> str:
 def _with_range(ratio: Ratio) -> str:
     mark = "" if ratio.told else "~"
     return f"{mark}{factor(ratio.value)}x ({factor(ratio.low)}..{factor(ratio.high)})"
-
-
-def factor(value: float) -> str:
-    """Write a ratio, which may be far from 1 on either side."""
-    if value < 0.0995:
-        return f"{value:.2g}"
-    return digits(value) if value < 999.5 else f"{value:,.0f}"
