@@ -235,8 +235,7 @@ def check_option(name: str, value: object, *, variable: str | None = None) -> No
         raise refused(variable or name, option.show(value), option.allowed)
 
 
-def refused(variable: str, shown: str, allowed: str) -> SettingsError:
-    """Return the error for a value that cannot be used."""
-    return SettingsError(
-        f"{variable}={shown}: expected {allowed}", variable=variable, allowed=allowed
-    )
+def refused(variable: str, shown: str | None, allowed: str) -> SettingsError:
+    """Return the error for a value that cannot be used; None for one that is missing."""
+    found = f"{variable} is not set" if shown is None else f"{variable}={shown}"
+    return SettingsError(f"{found}: expected {allowed}", variable=variable, allowed=allowed)

@@ -1,12 +1,23 @@
 """`Settings`: every option by name, from the environment or from code."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from statemgr.errors import SettingsError
 from statemgr.options import OPTIONS, VARIABLE_PREFIX, check_option, refused, variable_of
+
+# What tells a container of a service or a linked container called statemgr, or statemgr-redis: no
+# setting of anybody's. The names are those of FromServices() and makeLinkVariables() in
+# https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/envvars/envvars.go
+# and of Link.ToEnv() in https://github.com/moby/moby/blob/master/daemon/links/links.go
+_OF_CONTAINERS: Final = re.compile(
+    rf"{VARIABLE_PREFIX}(?:[A-Z0-9_]+_)?"
+    r"(?:SERVICE_HOST=|SERVICE_PORT(?:_[A-Z0-9_]+)?=\d+$|NAME=/|ENV_[^=]+=|PORT=(?:tcp|udp|sctp)://"
+    r"|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|ADDR|PORT|START|END|PORT_START|PORT_END))?=)"
+)
 
 
 def _default(name: str) -> Any:
@@ -64,18 +75,25 @@ class Settings:
             )
 
     def _check_below(self, name: str, limit: str) -> None:
-        if getattr(self, name) >= getattr(self, limit):
-            raise refused(
-                variable_of(name),
-                repr(getattr(self, name)),
-                f"a number of seconds below {variable_of(limit)}={getattr(self, limit)!r}",
-            )
+        if getattr(self, name) < getattr(self, limit):
+            return
+        blamed, other, side = name, limit, "below"
+        if getattr(self, name) == OPTIONS[name].default:  # nobody has set it
+            blamed, other, side = limit, name, "above"
+        value = getattr(self, other)
+        note = " (its default)" if value == OPTIONS[other].default else ""
+        raise refused(
+            variable_of(blamed),
+            repr(getattr(self, blamed)),
+            f"a number of seconds {side} {variable_of(other)}={value!r}{note}",
+        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Read the settings from `environ`, the process's own environment by default.
 
-        An empty variable counts as not set.
+        An empty variable counts as not set. What Kubernetes and Docker tell of a service called
+        `statemgr` is left alone.
 
         Raises:
             SettingsError: If a variable's value cannot be used, or a variable begins with
@@ -88,6 +106,8 @@ class Settings:
             if not variable.startswith(VARIABLE_PREFIX) or not environ[variable]:
                 continue
             if variable not in variables:
+                if _OF_CONTAINERS.match(f"{variable}={environ[variable]}"):
+                    continue
                 raise _unknown(variable, list(variables))
             values[variables[variable]] = _parse(variables[variable], environ[variable])
         return cls(**values)

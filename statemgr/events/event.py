@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from statemgr.errors import EventHandlerError
+from statemgr.errors import EventHandlerError, EventPayloadError
 
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_SHOWN: Final = 200  # characters of names that may have come from a client
 
 
 class Event:
@@ -17,8 +18,8 @@ class Event:
         payload: A value for each of its parameters: what JSON has, or Python's own objects.
 
     Raises:
-        EventHandlerError: If the name is not a string, or the payload no mapping. It is a
-            `ValueError`.
+        EventPayloadError: If the payload is no mapping: a client may have sent a list.
+        EventHandlerError: If the name is not a string. It is a `ValueError`.
     """
 
     __slots__ = ("name", "payload")
@@ -30,7 +31,9 @@ class Event:
         if not isinstance(name, str):
             raise EventHandlerError(f"an event's name is a string, not {type(name).__name__}")
         if type(payload) is not dict and not isinstance(payload, Mapping):
-            raise EventHandlerError(f"a payload is a mapping, not {type(payload).__name__}")
+            raise EventPayloadError(
+                f"{name[:_SHOWN]!r}: a payload is a mapping, not {type(payload).__name__}", field=""
+            )
         self.name = name
         self.payload = payload
 
@@ -42,5 +45,8 @@ class Event:
     __hash__ = None  # type: ignore[assignment]  # a payload has none
 
     def __repr__(self) -> str:
-        # Not the values: an event may end up in a log.
-        return f"Event({self.name!r}, {{{', '.join(map(repr, self.payload))}}})"
+        # Not the values: an event may end up in a log. Nor is a client to fill that by names.
+        names = ", ".join(map(repr, self.payload))
+        if len(names) > _SHOWN:
+            names = names[:_SHOWN] + "..."
+        return f"Event({self.name[:_SHOWN]!r}, {{{names}}})"

@@ -200,7 +200,9 @@ class EventFuture(asyncio.Future[Any]):
         try:
             await asyncio.wait((self,))
         except asyncio.CancelledError:
-            self.cancel()
+            # What is done is not gone through, or a row of these took the square of its length.
+            if not self.done():
+                self.cancel()
             raise
         return self.result()
 

@@ -115,7 +115,9 @@ class Payload:
         return self._error(parameter + path, reason)
 
     def _error(self, field: str, reason: str) -> EventPayloadError:
-        return EventPayloadError(f"{self._name!r}: {field}: {reason}", field=field)
+        # By ** and in mappings names come from clients, as in _admit.
+        shown = field if len(field) <= _SHOWN and field.isprintable() else repr(field[:_SHOWN])
+        return EventPayloadError(f"{self._name!r}: {shown}: {reason}", field=field)
 
 
 def _check_of(hint: Any, where: str) -> tuple[Any, Callable[[Any], Any] | None]:

@@ -85,7 +85,8 @@ class EventProcessor:
         emit_event: Called with an ident and events for its client: what `ctx.emit_event` does.
         exception_handler: Called with each error that a future ends with, a cancel not among
             them, while `EventContext.get()` is the event's; may be a coroutine function. None
-            logs the errors.
+            logs the errors; that of an event from outside which is refused, for its name or its
+            payload, only if nobody asks the future, as asyncio does.
         listener: Is told of all that happens to events.
         max_queued: How many events may be accepted and not over: `enqueue` waits then, and
             `enqueue_nowait` raises. Events that handlers chain are always accepted.
@@ -460,6 +461,11 @@ class EventProcessor:
                 not_sent.add_note(f"{context.name!r}: what it changed is saved, and was not told")
             if outcome is None:
                 outcome = not_sent
+        is_new = future._place is Place.NEW
+        stream = future._stream
+        # NOTE: a client can send what is refused as often as it likes. Whoever enqueues it has the
+        # future at once, with the error: it is logged, by asyncio, only if nobody asks for it.
+        is_left_to_caller = is_new and context._parent_number is None and self._reports.only_logs
         if not future.done():
             if outcome is None:
                 future.set_result(result)
@@ -467,11 +473,10 @@ class EventProcessor:
                 asyncio.Future.cancel(future)
             else:
                 future.set_exception(_settable(outcome))
-                future.exception()  # it is reported below, also if nobody waits for it
-        stream = future._stream
+                if not is_left_to_caller or stream is not None:  # whose reader gets it
+                    future.exception()  # it is told otherwise, also if nobody waits for it
         if stream is not None and stream.root == context._number:
             stream.outcome = outcome
-        is_new = future._place is Place.NEW
         del self._unfinished[context._number]
         if not self._unfinished:
             self._unfinished.clear()  # gives back the room that so many events took
@@ -487,7 +492,11 @@ class EventProcessor:
                 notify(self._listener.finished, context, seconds)
             else:
                 notify(self._listener.failed, context, outcome, seconds)
-        if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
+        if (
+            outcome is not None
+            and not isinstance(outcome, asyncio.CancelledError)
+            and not is_left_to_caller
+        ):
             self._reports.report(outcome, context, self._loop)
         if not_sent is not None and not_sent is not outcome:
             self._reports.report(not_sent, context, self._loop)

@@ -24,12 +24,14 @@ class Reports:
 
     Attributes:
         tasks: What it does by and by.
+        only_logs: Whether there is no `exception_handler`.
     """
 
     def __init__(
         self, exception_handler: ExceptionHandler | None, on_done: Callable[[], None]
     ) -> None:
         self._exception_handler = exception_handler
+        self.only_logs = exception_handler is None
         self._on_done = on_done
         self._is_reporting = False
         self.tasks: set[asyncio.Task[None]] = set()

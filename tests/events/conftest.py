@@ -18,8 +18,8 @@ from statemgr.events import (
     RegistrationContext,
 )
 
-PATIENCE = 120  # seconds after which a test hangs
-SOON = 10.0  # seconds after which a wait inside of a test hangs
+PATIENCE = 300  # seconds after which a test hangs, on however busy a machine
+SOON = 60.0  # seconds after which a wait inside of a test hangs, the same
 
 
 class Application:

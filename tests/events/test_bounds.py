@@ -9,6 +9,8 @@ import pytest
 from statemgr.errors import EventQueueFullError, SettingsError
 from statemgr.events import Event, EventContext, EventFuture, EventProcessor
 
+from .conftest import SOON
+
 BOUNDS = [
     {"max_queued": 3},
     {"max_queued_per_ident": 3},
@@ -98,7 +100,7 @@ async def test_enqueue_waits_in_order(app, slots, bounds):
         await turn()
         assert [task.done() for task in waiting] == [n < number for n in range(2, 8)]
         slots.gate(number - 2).set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             await asyncio.wait((waiting[number - 2],))
         with pytest.raises(EventQueueFullError):
             processor.enqueue_nowait("a", hold(99))
@@ -178,7 +180,7 @@ async def test_a_waiter_that_is_cancelled_at_any_moment(app, slots, bounds):
             slots.gate(base + number).set()
         if not task.cancelled():
             task.result().cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             await processor.stop()
         app.check_nothing_is_left()
 
@@ -225,7 +227,7 @@ async def test_chained_events_pass(app, how):
 
     processor = await app.start(max_queued=1, max_queued_per_ident=1)
     future = await processor.enqueue("a", Event("returns" if how == "returned" else "many"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await future.wait_all()
         await processor.stop()
     assert ran == list(range(10))
@@ -269,7 +271,7 @@ async def test_events_in_the_background_count(app, slots):
 async def test_events_that_fail_at_once_need_no_room(app, slots):
     processor = await app.start(max_queued=1)
     processor.enqueue_nowait("a", hold(0))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         future = await processor.enqueue("a", Event("missing"))
     assert future.done()
 
@@ -285,7 +287,7 @@ async def test_a_stream_waits_for_room(app, slots):
     await asyncio.wait(tasks[:1])
     slots.gate(0).set()
     slots.gate(2).set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         assert await tasks[1] is None
     assert slots.ran == [0, 2]
 
@@ -326,7 +328,7 @@ async def test_bounds_hold_at_random(app, bounds, seed):
                 if task.done() and not task.cancelled() and dice.random() < 0.2:
                     task.result().cancel()
         await turn(dice.randrange(3))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON):
         await asyncio.wait(asking)
         futures = [task.result() for task in asking if not task.cancelled()]
         await asyncio.wait(futures)

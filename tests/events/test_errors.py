@@ -28,6 +28,8 @@ from statemgr.modification import StateModification
 from statemgr.testing.servers import DEFAULT
 from tests.redis_backend.stores import server_url
 
+from .conftest import SOON
+
 
 class TroubleError(Exception):
     """What handlers fail with here."""
@@ -61,7 +63,7 @@ async def ends(
     future = await processor.enqueue("a", event)
     behind = await processor.enqueue("a", Event("next_one"))
     elsewhere = await processor.enqueue("b", Event("next_one"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await asyncio.wait((future, behind, elsewhere))
     assert behind.result() == count + 10
     assert elsewhere.result() == 10
@@ -152,7 +154,7 @@ async def test_a_payload_that_cannot_be_read(app):
     else:
         assert future.done()
         assert future.exception() is not None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await processor.stop()
 
 
@@ -168,7 +170,7 @@ async def test_a_chained_event_of_an_impossible_ident(app, ident):
     future = await processor.enqueue("a", Event("chain"))
     with pytest.raises(ValueError, match="ident"):
         await future
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await processor.stop()
 
 
@@ -273,7 +275,7 @@ async def test_a_handler_that_raises_stop_iteration(app, name):
     processor = await app.start()
     future = await processor.enqueue("a", Event(name))
     behind = await processor.enqueue("a", Event("next_one"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await asyncio.wait((future, behind))
     assert isinstance(future.exception(), RuntimeError)
     assert behind.result() == 10
@@ -309,7 +311,7 @@ async def test_a_handler_that_raises_a_cancel_of_its_own(app, name):
     processor = await app.start()
     future = await processor.enqueue("a", Event(name))
     behind = await processor.enqueue("a", Event("next_one"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await asyncio.wait((future, behind))
     assert future.cancelled()
     assert behind.result() == 10
@@ -851,7 +853,7 @@ async def test_a_failing_exception_handler(app, caplog, kind, raised):
     processor = await app.start(exception_handler=report if kind == "function" else report_later)
     futures = [processor.enqueue_nowait("a", Event(name)) for name in ("fail", "missing", "fail")]
     assert await (await processor.enqueue("a", Event("next_one"))) == 10
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await processor.stop()
     assert sorted(map(id, calls)) == sorted(id(future.exception()) for future in futures)
     if raised is TroubleError:
@@ -870,6 +872,80 @@ async def test_without_an_exception_handler_errors_are_logged(app, caplog):
     assert [record.exc_info[1] for record in records] == [future.exception()]
 
 
+REFUSED = [Event("missing"), Event("next_one", {"x": 1})]
+
+
+@pytest.fixture
+def told(caplog) -> Callable[[], list[logging.LogRecord]]:
+    """Return the log, with all that tells of futures which nobody has left."""
+
+    def told() -> list[logging.LogRecord]:
+        gc.collect()
+        return caplog.records
+
+    caplog.set_level(logging.DEBUG, "statemgr")
+    caplog.set_level(logging.INFO, "asyncio")  # which tells of its selectors else
+    return told
+
+
+@pytest.mark.parametrize("how", ["enqueue", "enqueue_nowait", "wait_all", "stream"])
+@pytest.mark.parametrize("event", REFUSED, ids=["name", "payload"])
+async def test_a_refusal_that_the_caller_handles_is_not_logged(app, told, event, how):
+    """A client can send what is refused at will: the log is not for it to fill."""
+    processor = await app.start(exception_handler=None)
+    for _ in range(3):
+        try:
+            if how == "enqueue":
+                await (await processor.enqueue("a", event))
+            elif how == "enqueue_nowait":
+                await processor.enqueue_nowait("a", event)
+            elif how == "wait_all":
+                await (await processor.enqueue("a", event)).wait_all()
+            else:
+                async for _ in processor.enqueue_stream_delta("a", event):
+                    pass
+        except (EventPayloadError, UnknownEventError):
+            continue
+        raise AssertionError("it was not refused")
+    await processor.stop()
+    assert told() == []
+
+
+@pytest.mark.parametrize("event", REFUSED, ids=["name", "payload"])
+async def test_a_refusal_that_nobody_asks_for_is_logged(app, told, event):
+    """A misspelt name is not to go unseen in a program that drops its futures."""
+    processor = await app.start(exception_handler=None)
+    await processor.enqueue("a", event)
+    (record,) = told()
+    assert (record.name, record.levelno) == ("asyncio", logging.ERROR)
+    assert "EventFuture exception was never retrieved" in record.getMessage()
+    assert event.name in record.getMessage()
+    assert isinstance(record.exc_info[1], EventPayloadError | UnknownEventError)
+
+
+async def test_a_refusal_of_what_a_handler_has_chained_is_logged(app, told):
+    """It is the program's own mistake, and nobody else has its future."""
+
+    @app.handler
+    async def chain() -> list[Event]:
+        return REFUSED
+
+    processor = await app.start(exception_handler=None)
+    future = await processor.enqueue("a", Event("chain"))
+    await future.wait_all()
+    kinds = [UnknownEventError, EventPayloadError]
+    assert [type(record.exc_info[1]) for record in told()] == kinds
+
+
+async def test_an_exception_handler_gets_refusals_and_nothing_logs_them(app, told):
+    """It decides what they are worth, also if nobody asks the future."""
+    processor = await app.start()
+    for event in REFUSED:
+        await processor.enqueue("a", event)
+    assert [type(error) for error in app.errors] == [UnknownEventError, EventPayloadError]
+    assert told() == []
+
+
 async def test_an_exception_handler_that_enqueues_what_fails_at_once(app):
     """It is called for that one too, and does not recurse."""
     inside = deepest = calls = 0
@@ -885,7 +961,7 @@ async def test_an_exception_handler_that_enqueues_what_fails_at_once(app):
 
     processor = await app.start(exception_handler=report)
     processor.enqueue_nowait("a", Event("missing"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         while calls < 2000:  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert deepest < 5
@@ -937,7 +1013,7 @@ async def test_a_failing_listener(app, raised, caplog):
     missing = processor.enqueue_nowait("a", Event("missing"))
     cancelled = processor.enqueue_nowait("a", Event("next_one"))
     cancelled.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await processor.stop()
     assert isinstance(failed.exception(), ZeroDivisionError)
     assert isinstance(missing.exception(), UnknownEventError)

@@ -11,6 +11,8 @@ import pytest
 from statemgr import StateManagerMemory, StateToken
 from statemgr.events import Event, EventContext, EventFuture, EventListener, EventProcessor
 
+from .conftest import SOON
+
 IDENTS = 2_000  # with 10,000 it takes five times as long
 EVENTS = 20  # of each ident
 KINDS = ["plain", "change", "tell", "step"]
@@ -181,7 +183,7 @@ async def test_idents_run_side_by_side(app):
 
     processor = await app.start()
     futures = [processor.enqueue_nowait(f"ident {n}", Event("meet")) for n in range(50)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await asyncio.gather(*futures)
 
 
@@ -499,7 +501,7 @@ async def test_a_listener_and_an_exception_handler_may_enqueue_and_cancel(app, s
         ident = f"ident {number % 10}"
         listener.futures.append(processor.enqueue_nowait(ident, Event(KINDS[number % 4], payload)))
         await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON):
         await asyncio.wait(listener.futures)
     await processor.stop()
     assert all(future.done() for future in listener.futures)
@@ -516,7 +518,7 @@ async def test_one_manager_can_serve_several_processors(app):
         for n in range(20)
         for processor in processors
     ]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON):
         await asyncio.gather(*futures)
     assert isinstance(app.manager, StateManagerMemory)
     log = await app.manager.get_state(StateToken("a", Log))

@@ -350,6 +350,16 @@ class TestNames:
             assert str(caught.value).isprintable()
             assert len(str(caught.value)) < 1000
 
+    def test_nor_can_a_name_by_which_a_handler_takes_what_does_not_fit(self) -> None:
+        def handler(**rest: int) -> None: ...
+
+        for name in ("a\nERROR forged", "\x1b[2J", "\ud800", "x" * 1_000_000):
+            with pytest.raises(EventPayloadError, match="Expected `int`") as caught:
+                arguments_of(handler)({name: "three"})
+            assert caught.value.field == name
+            assert str(caught.value).isprintable()
+            assert len(str(caught.value)) < 1000
+
     @pytest.mark.parametrize("name", [1, None, ("a",), b"a", 1.5])
     def test_a_name_that_is_no_string(self, name: Any) -> None:
         for handler in (lambda a=1: None, lambda **rest: None):
@@ -482,8 +492,12 @@ class TestEvents:
 
     @pytest.mark.parametrize("payload", [5, None, [("a", 1)], "text"])
     def test_a_payload_is_a_mapping(self, payload: Any) -> None:
-        with pytest.raises(EventHandlerError, match="a payload is a mapping, not"):
+        """What else a client has sent is an error like all of its payload, and not shown."""
+        with pytest.raises(EventPayloadError) as caught:
             Event("add", payload)
+        assert caught.value.field == ""
+        kind = type(payload).__name__
+        assert str(caught.value) == f"'add': a payload is a mapping, not {kind}"
 
     def test_equal_events(self) -> None:
         assert Event("add", {"n": 1}) == Event("add", {"n": 1})
@@ -496,6 +510,14 @@ class TestEvents:
 
     def test_its_repr_shows_no_value(self) -> None:
         assert repr(Event("add", {"n": SECRET, "m": 2})) == "Event('add', {'n', 'm'})"
+
+    def test_names_of_a_client_cannot_fill_a_log_by_its_repr_or_forge_a_line_of_it(self) -> None:
+        for event in (
+            Event("add", {f"{n}\nERROR forged": n for n in range(10_000)}),
+            Event("add\nERROR forged" * 10_000),
+        ):
+            assert len(repr(event)) < 1000
+            assert repr(event).isprintable()
 
 
 HINTS: list[Any] = [

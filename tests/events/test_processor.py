@@ -28,6 +28,8 @@ from statemgr.events import (
     RegistrationContext,
 )
 
+from .conftest import SOON
+
 
 @dataclass
 class Cart:
@@ -42,7 +44,7 @@ class Account:
 async def once(app: Any, name: str, payload: dict[str, Any] | None = None, **options: Any) -> Any:
     processor = await app.start(**options)
     future = await processor.enqueue("a", Event(name, payload or {}))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         return await future.wait_all()
 
 
@@ -537,7 +539,7 @@ async def test_a_handler_cannot_wait_for_an_event_behind_it(app, how):
 
     processor = await app.start()
     future = await processor.enqueue("a", Event("waits"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         with pytest.raises(EventDeadlockError):
             await future.wait_all()
     await processor.stop()
@@ -558,7 +560,7 @@ async def test_a_handler_cannot_wait_for_all_if_one_of_them_is_behind_it(app):
 
     processor = await app.start()
     future = await processor.enqueue("a", Event("waits"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         with pytest.raises(EventDeadlockError):
             await future
 

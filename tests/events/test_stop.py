@@ -17,6 +17,8 @@ from statemgr.errors import (
 )
 from statemgr.events import Event, EventContext, EventProcessor
 
+from .conftest import SOON
+
 MARGIN = 0.05  # seconds after the deadline in which stop() has to end
 
 
@@ -184,7 +186,7 @@ async def test_it_ends_within_50_ms_of_its_deadline(app, gate, what):
             futures += [
                 processor.enqueue_nowait(f"ident {n % 70}", Event(what)) for n in range(3000)
             ]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             while not gate.begun.is_set():  # noqa: ASYNC110  # a thread may set it
                 await asyncio.sleep(0)
         best = min(best, await timed_stop(processor, 0.03))
@@ -195,7 +197,7 @@ async def test_it_ends_within_50_ms_of_its_deadline(app, gate, what):
     assert -0.001 < best < MARGIN
     asked_to_end.set()
     gate.open.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         while app.manager.statistics().locks_held:  # noqa: ASYNC110  # by those left behind
             await asyncio.sleep(0.001)
         await asyncio.get_running_loop().shutdown_default_executor()
@@ -275,7 +277,7 @@ async def test_a_handler_with_a_state_that_is_left_behind_keeps_its_lock_until_i
     assert future.cancelled()
     assert app.manager.statistics().locks_held == 1
     gate.open.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         async with app.manager.modify_state(StateToken("a", Count)) as count:
             assert count.value == 1
 
@@ -296,7 +298,7 @@ async def test_a_handler_in_a_thread_is_left_behind(app):
     await processor.stop(0)
     assert future.cancelled()
     release.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         async with app.manager.modify_state(StateToken("a", Count)) as count:
             assert count.value == 0  # it was cancelled: nothing is saved
 
@@ -331,7 +333,7 @@ async def test_twice_and_side_by_side(app, gate):
     assert not any(call.done() for call in calls)
     late = [await timed_stop(processor, 0.02)]
     assert future.cancelled()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(SOON):
         await asyncio.gather(*calls)
     late.append(await timed_stop(processor, 0))
     await processor.stop()
@@ -344,7 +346,7 @@ async def test_a_later_deadline_does_not_put_off_an_earlier_one(app, gate):
     await gate.begun.wait()
     first = asyncio.create_task(processor.stop(0.01))
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await asyncio.gather(first, processor.stop(60), processor.stop())
     assert future.cancelled()
 
@@ -441,7 +443,7 @@ async def test_an_exception_handler_cannot_wait_for_it(app):
 
     processor = await app.start(exception_handler=report)
     processor.enqueue_nowait("a", Event("fail"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await processor.stop()
     assert len(raised) == 1
 
@@ -522,7 +524,7 @@ async def test_who_waits_for_room_is_told(app, gate, timeout, bounds):
     for _ in range(3):
         await asyncio.sleep(0)
     stopping = asyncio.create_task(processor.stop(timeout))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await asyncio.wait(outside)
     for task in outside:
         assert isinstance(task.exception(), EventProcessorStoppedError)
@@ -606,7 +608,7 @@ async def test_an_exception_handler_that_refuses_to_end_is_left_behind(app, gate
     processor = await app.start(exception_handler=report)
     processor.enqueue_nowait("a", Event("fail"))
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await processor.stop(0)
     assert gate.begun.is_set()
     gate.open.set()

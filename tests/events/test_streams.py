@@ -13,6 +13,8 @@ from statemgr import StateToken
 from statemgr.errors import EventDeadlockError, UnknownEventError
 from statemgr.events import Delta, Event, EventContext, EventFuture, EventProcessor
 
+from .conftest import SOON
+
 
 class TroubleError(Exception):
     """What handlers and readers fail with here."""
@@ -95,7 +97,7 @@ def chain(app):
 
 
 async def read(processor: EventProcessor, ident: str, event: Event) -> list[Delta]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON):
         return [delta async for delta in processor.enqueue_stream_delta(ident, event)]
 
 
@@ -329,7 +331,7 @@ async def test_leaving_an_endless_chain(app, chain):
         async for delta in stream:
             if step(delta) == 500:
                 break
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         await processor.stop()
     stored = await app.manager.get_state(StateToken("a", Count))
     assert 499 <= stored.value <= 501
@@ -347,7 +349,7 @@ async def test_leaving_at_any_moment(app, chain, settle):
         done = not reader.cancel()
         await asyncio.wait((reader,))
         following = await processor.enqueue(ident, Event("silent"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             assert await following == "silent"
         await processor.stop()
         stored = await app.manager.get_state(StateToken(ident, Count))
@@ -388,7 +390,7 @@ async def test_a_handler_cannot_read_a_stream_of_its_own_ident(app, chain):
     processor = await app.start()
     own = await processor.enqueue("a", Event("reads", {"ident": "a"}))
     other = await processor.enqueue("a", Event("reads", {"ident": "b"}))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         with pytest.raises(EventDeadlockError):
             await own
         assert await other == [1, 2, 3]
@@ -418,7 +420,7 @@ async def test_many_streams_at_random(app, chain, seed):
             assert (second, third) == (first + 1, first + 2)
 
     processor = await app.start(emit_delta=None)
-    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(SOON), asyncio.TaskGroup() as group:
         for number in range(40):
             group.create_task(some(number))
             await asyncio.sleep(0)

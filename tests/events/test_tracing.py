@@ -29,6 +29,8 @@ from statemgr.events import (
 from statemgr.events.opentelemetry import OpenTelemetryListener
 from statemgr.token import StateToken
 
+from .conftest import SOON
+
 
 @dataclass
 class Cart:
@@ -158,7 +160,7 @@ async def running(
         EventProcessor(
             manager, app.registry, listener=listener, exception_handler=lambda error: None
         ) as processor,
-        asyncio.timeout(20),
+        asyncio.timeout(SOON),
     ):
         yield processor
 

@@ -11,8 +11,9 @@ import pytest
 
 import statemgr
 from statemgr import Settings
-from statemgr.errors import SettingsError
+from statemgr.errors import SettingsError, StateDirectoryInUseError
 from statemgr.options import OPTIONS, variable_of
+from statemgr.settings import _OF_CONTAINERS
 
 SECRET = "hunter2"
 HEX_KEY, OTHER_HEX_KEY = "ab" * 32, "cd" * 32
@@ -164,9 +165,61 @@ class TestRefusals:
         assert f"{variable_of(name)}={float(number)}" in str(caught.value)
         assert "below STATEMGR_LOCK_EXPIRATION=10.0" in str(caught.value)
 
-    def test_a_lock_expiration_below_a_default_is_refused_too(self) -> None:
-        with pytest.raises(SettingsError, match=r"below STATEMGR_LOCK_EXPIRATION=0\.5"):
-            Settings.from_env({"STATEMGR_LOCK_EXPIRATION": "0.5"})
+    @pytest.mark.parametrize("number", ["0.5", "1"])
+    def test_a_lock_expiration_that_a_default_is_not_below_is_blamed_itself(
+        self, number: str
+    ) -> None:
+        """Nobody has set the other one: the message says so."""
+        with pytest.raises(SettingsError) as caught:
+            Settings.from_env({"STATEMGR_LOCK_EXPIRATION": number})
+        assert caught.value.variable == "STATEMGR_LOCK_EXPIRATION"
+        assert str(caught.value) == (
+            f"STATEMGR_LOCK_EXPIRATION={float(number)}: expected a number of seconds above "
+            "STATEMGR_LOCK_WARNING_THRESHOLD=1.0 (its default)"
+        )
+
+    def test_the_defaults_that_a_lock_expiration_collides_with_can_be_lowered(self) -> None:
+        environ = {"STATEMGR_LOCK_EXPIRATION": "1", "STATEMGR_LOCK_WARNING_THRESHOLD": "0.5"}
+        with pytest.raises(SettingsError, match=r"above STATEMGR_OPLOCK_HOLD_TIME=1\.0 \(its"):
+            Settings.from_env(environ)
+        environ["STATEMGR_OPLOCK_HOLD_TIME"] = "0.5"
+        assert Settings.from_env(environ).lock_expiration == 1.0
+
+    def test_a_time_that_is_above_the_default_lock_expiration_is_told_that(self) -> None:
+        with pytest.raises(
+            SettingsError,
+            match=r"HOLD_TIME=11\.0: .* STATEMGR_LOCK_EXPIRATION=10\.0 \(its default\)",
+        ):
+            Settings.from_env({"STATEMGR_OPLOCK_HOLD_TIME": "11"})
+
+    def test_redis_without_a_url_is_told_that_none_is_set(self) -> None:
+        with pytest.raises(SettingsError, match=r"^STATEMGR_REDIS_URL is not set: ") as caught:
+            statemgr.StateManager.create(Settings(mode="redis"))
+        assert caught.value.variable == "STATEMGR_REDIS_URL"
+
+    def test_a_bad_directory_is_named_as_it_was_set(self, tmp_path: Path) -> None:
+        """By its variable in `Settings`, by the parameter on a manager that is made by hand."""
+        open_to_all = tmp_path / "open"
+        open_to_all.mkdir()
+        open_to_all.chmod(0o777)
+        environ = {"STATEMGR_MODE": "disk", "STATEMGR_DISK_DIRECTORY": str(open_to_all)}
+        with pytest.raises(SettingsError, match=r"^STATEMGR_DISK_DIRECTORY='.*/open': ") as caught:
+            statemgr.StateManager.create(Settings.from_env(environ))
+        assert caught.value.variable == "STATEMGR_DISK_DIRECTORY"
+        assert caught.value.allowed in str(caught.value)
+        with pytest.raises(SettingsError, match=r"^disk_directory='.*/open': "):
+            statemgr.StateManagerDisk(open_to_all)
+
+    @pytest.mark.parametrize(("first", "then", "whose"), [(0, 1, "this"), (1, 0, "that")])
+    async def test_a_directory_in_use_is_told_with_the_setting_to_change(
+        self, tmp_path: Path, first: int, then: int, whose: str
+    ) -> None:
+        environ = {"STATEMGR_MODE": "disk", "STATEMGR_DISK_DIRECTORY": str(tmp_path)}
+        switch = "STATEMGR_DISK_EXCLUSIVE"
+        message = rf"{whose} one claims it alone by {switch} \(exclusive=True\)"
+        async with statemgr.StateManager.create(Settings.from_env(environ | {switch: str(first)})):
+            with pytest.raises(StateDirectoryInUseError, match=message):
+                statemgr.StateManager.create(Settings.from_env(environ | {switch: str(then)}))
 
     def test_a_debounce_needs_the_directory_for_itself(self) -> None:
         with pytest.raises(SettingsError, match=r"STATEMGR_DISK_DEBOUNCE=0\.5.*DISK_EXCLUSIVE"):
@@ -185,6 +238,65 @@ class TestRefusals:
             Settings.from_env({"STATEMGR_ZZZZZZZZZZZZZZZZZZZZZZZZZ": "1"})
         for name in OPTIONS:
             assert variable_of(name) in str(caught.value)
+
+
+# As a container sees a service, or a container that is linked to it, with two ports.
+OF_CONTAINERS = {
+    "SERVICE_HOST": "10.0.0.11",
+    "SERVICE_PORT": "6379",
+    "SERVICE_PORT_HTTP": "8080",
+    "SERVICE_PORT_HTTP_2": "8081",
+    "PORT": "tcp://10.0.0.11:6379",
+    "PORT_6379_TCP": "tcp://10.0.0.11:6379",
+    "PORT_6379_TCP_PROTO": "tcp",
+    "PORT_6379_TCP_PORT": "6379",
+    "PORT_6379_TCP_ADDR": "10.0.0.11",
+    "PORT_53_UDP": "udp://10.0.0.11:53",
+    "PORT_9899_SCTP_ADDR": "fd00::11",
+    "PORT_6379_TCP_START": "tcp://10.0.0.11:6379",
+    "PORT_6379_TCP_END": "tcp://10.0.0.11:6381",
+    "PORT_6379_TCP_PORT_START": "6379",
+    "PORT_6379_TCP_PORT_END": "6381",
+    "NAME": "/web/statemgr",
+    "ENV_LANG": "C.UTF-8",
+    "ENV_http_proxy": "",
+}
+
+
+class TestContainers:
+    @pytest.mark.parametrize("service", ["STATEMGR", "STATEMGR_REDIS", "STATEMGR_2"])
+    def test_what_is_told_of_a_service_of_our_name_is_left_alone(self, service: str) -> None:
+        """Kubernetes puts it into each pod of the namespace, and no setting is in it."""
+        environ = {f"{service}_{name}": value for name, value in OF_CONTAINERS.items()}
+        assert Settings.from_env(environ) == Settings()
+        assert Settings.from_env(environ | {"STATEMGR_MODE": "disk"}).mode == "disk"
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("STATEMGR_PORT", "6379"),
+            ("STATEMGR_REDIS_PORT", "6379"),
+            ("STATEMGR_NAME", "app"),
+            ("STATEMGR_HOST", "10.0.0.11"),
+            ("STATEMGR_SERVICE", "10.0.0.11"),
+            ("STATEMGR_SERVICE_PORTS", "6379"),
+            ("STATEMGR_SERVICE_HOSTNAME", "h"),
+            ("STATEMGR_PORT_6379", "6379"),
+            ("STATEMGR_PORT_6379_TCP_HOST", "10.0.0.11"),
+            ("STATEMGR_PORT_6379_HTTP", "tcp://10.0.0.11:6379"),
+        ],
+    )
+    def test_what_only_looks_like_it_is_refused(self, variable: str, value: str) -> None:
+        """Somebody has set it, and meant something by it."""
+        with pytest.raises(SettingsError) as caught:
+            Settings.from_env({variable: value})
+        assert caught.value.variable == variable
+
+    @pytest.mark.parametrize("name", READ)
+    def test_no_setting_is_taken_for_it(self, name: str) -> None:
+        variable, text, _ = READ[name]
+        for value in (text, "tcp://h", "/h", "1"):
+            assert not _OF_CONTAINERS.match(f"{variable}={value}")
 
 
 class TestSecrets:

@@ -72,7 +72,9 @@ class DirectoryClaim:
             self.close()
             raise StateDirectoryInUseError(
                 f"{path.parent} is used by another StateManagerDisk, and "
-                + ("this one asks for it alone" if exclusive else "that one has it alone"),
+                + ("this" if exclusive else "that")
+                + " one claims it alone by STATEMGR_DISK_EXCLUSIVE (exclusive=True): give each a "
+                "directory of its own, or turn that off",
                 directory=str(path.parent),
             ) from None
         except BaseException:

@@ -37,6 +37,7 @@ from statemgr.errors import (
     BackendUnavailableError,
     CommitUncertainError,
     LockTimeoutError,
+    SettingsError,
     StateDecodeError,
     WrongProcessError,
 )
@@ -44,7 +45,7 @@ from statemgr.expiration import StateManagerExpiration
 from statemgr.locks import KeyedLocks
 from statemgr.manager import ManagerOptions, StateManager, manager_options
 from statemgr.modification import StateModification
-from statemgr.options import OPTIONS, check_option, refused
+from statemgr.options import OPTIONS, check_option, refused, variable_of
 from statemgr.record import RecordCodec
 from statemgr.statistics import StateInfo, Statistics
 from statemgr.token import AnyToken
@@ -147,15 +148,21 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
 
     @classmethod
     def from_settings(cls, settings: "Settings") -> Self:
-        return cls(
-            settings.disk_directory,
-            exclusive=settings.disk_exclusive,
-            debounce=settings.disk_debounce,
-            fsync=settings.disk_fsync,
-            compress_above=settings.compress_above,
-            encryption_keys=settings.encryption_keys,
-            **manager_options(settings),
-        )
+        try:
+            return cls(
+                settings.disk_directory,
+                exclusive=settings.disk_exclusive,
+                debounce=settings.disk_debounce,
+                fsync=settings.disk_fsync,
+                compress_above=settings.compress_above,
+                encryption_keys=settings.encryption_keys,
+                **manager_options(settings),
+            )
+        except SettingsError as error:
+            if error.variable != "disk_directory":
+                raise
+            variable = variable_of("disk_directory")
+            raise refused(variable, repr(settings.disk_directory), error.allowed) from None
 
     # Changing
 
