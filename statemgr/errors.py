@@ -148,7 +148,20 @@ class CommitUncertainError(StateManagerError):
 
 
 class BackendUnavailableError(StateManagerError):
-    """The store cannot be reached or refuses to serve; the cause is chained."""
+    """The store cannot be reached or refuses to serve; the cause is chained.
+
+    Attributes:
+        address: Where the server is, `host:port` or a socket's path, without a user or a
+            password. None where there is no server, or none was asked.
+        reason: Why it cannot be reached, or what it said; None if there is no more to say.
+    """
+
+    def __init__(
+        self, message: str, *, address: str | None = None, reason: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.address = address
+        self.reason = reason
 
 
 class StateDirectoryInUseError(StateManagerError):
@@ -195,10 +208,11 @@ class UnknownEventError(StateManagerError):
 
 
 class EventPayloadError(StateManagerError):
-    """An event's payload does not fit its handler's parameters.
+    """An event's payload does not fit its handler's parameters, or is no mapping.
 
     Attributes:
-        field: The parameter, or the path inside it, such as `items[2].sku`.
+        field: The parameter, or the path inside it, such as `items[2].sku`; empty if it is the
+            payload as a whole.
     """
 
     def __init__(self, message: str, *, field: str) -> None:

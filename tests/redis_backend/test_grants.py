@@ -32,7 +32,7 @@ from conformance.test_redis import (
 from statemgr import StateManagerRedis, StateToken
 from statemgr.backends.redis.grants import Grants
 from statemgr.backends.redis.keys import Keys, class_of
-from statemgr.errors import LockTimeoutError, SettingsError
+from statemgr.errors import BackendUnavailableError, LockTimeoutError, SettingsError
 from statemgr.testing.clock import ManualClock
 from statemgr.testing.conformance.base import increment, waiting
 from statemgr.testing.conformance.states import Cart, Counter
@@ -359,7 +359,7 @@ async def test_renewal_that_fails_is_tried_again(valkey: Any) -> None:
         made = call(script, *args)
         names.append(script.name)
         if names.count("extend") == 1 and script.name == "extend":
-            made.fail("not now", None)
+            made.fail(BackendUnavailableError("not now"))
         return made
 
     manager._channel.call = failing
@@ -399,7 +399,7 @@ async def test_release_that_fails_is_no_error(
     def failing(script: Any, *args: Any) -> Any:
         made = call(script, *args)
         if script.name == "release":
-            made.fail("not now", None)
+            made.fail(BackendUnavailableError("not now"))
         return made
 
     manager._channel.call = failing

@@ -846,10 +846,14 @@ async def test_cluster_that_cannot_be_reached() -> None:
         async with cluster_of(node, timeout=TIMEOUT) as channel:
             call = channel.call(READ, KEY, b"1")
             assert channel.outstanding == 1
-            with pytest.raises(BackendUnavailableError, match="Cluster cannot be reached"):
+            message = f"the Cluster at 127.0.0.1:{node.port} cannot be reached: "
+            with pytest.raises(BackendUnavailableError, match=message):
                 await call.future
-            with pytest.raises(BackendUnavailableError, match="Cluster cannot be reached"):
+            with pytest.raises(BackendUnavailableError, match=message):
                 await channel.primaries()
+            trouble = channel.trouble(KEY, LONG)
+            assert trouble is not None
+            assert trouble.address == f"127.0.0.1:{node.port}"
         async with cluster_of(node) as channel:
             call = channel.call(READ, KEY, b"1")
             await asyncio.sleep(0)

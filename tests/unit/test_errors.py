@@ -26,7 +26,11 @@ EXAMPLES: list[tuple[StateManagerError, dict[str, Any]]] = [
     (errors.LockExpiredError("m", lock_key="u"), {"lock_key": "u"}),
     (errors.LockReentryError("m", lock_key="u"), {"lock_key": "u"}),
     (errors.CommitUncertainError("m", lock_key="u"), {"lock_key": "u"}),
-    (errors.BackendUnavailableError("m"), {}),
+    (errors.BackendUnavailableError("m"), {"address": None, "reason": None}),
+    (
+        errors.BackendUnavailableError("m", address="h:1", reason="r"),
+        {"address": "h:1", "reason": "r"},
+    ),
     (errors.StateDirectoryInUseError("m", directory="/d"), {"directory": "/d"}),
     (errors.StateManagerClosedError("m"), {}),
     (errors.WrongLoopError("m"), {}),

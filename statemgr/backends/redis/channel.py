@@ -21,7 +21,15 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from statemgr.backends.redis.link import UNREACHABLE, Call, Link, end_task, without_arguments
+from statemgr.backends.redis.link import (
+    UNREACHABLE,
+    Call,
+    Link,
+    closed,
+    end_task,
+    without_arguments,
+)
+from statemgr.backends.redis.outage import Outage, address_of, host_and_port
 from statemgr.backends.redis.scripts import Script
 from statemgr.backends.redis.sentinel import SWITCHES, Primary
 from statemgr.backends.redis.wire import Reply, Wire
@@ -97,6 +105,10 @@ class Channel(ABC):
         if self._inbox is None:
             self._inbox = Inbox(self.dial_any, (name,), on_open, on_message, self.timeout)
 
+    @abstractmethod
+    def trouble(self, key: str, limit: float) -> BackendUnavailableError | None:
+        """Return why calls for a key get no reply now; None if they do. See `Link.trouble`."""
+
     @property
     def outstanding(self) -> int:
         """How many calls have no reply yet."""
@@ -116,7 +128,7 @@ class SingleChannel(Channel):
     def __init__(self, client: redis.asyncio.Redis) -> None:
         self._pool = client.connection_pool
         super().__init__(self._pool.connection_kwargs.get("socket_timeout") or DEFAULT_TIMEOUT)
-        self._link = Link(self.dial_any, self.timeout)
+        self._link = Link(self.dial_any, self.timeout, where=self._where)
         self._primary: Primary | None = None
         self._told_by: list[Inbox] = []
         if isinstance(self._pool, SentinelConnectionPool) and self._pool.is_master:
@@ -134,8 +146,16 @@ class SingleChannel(Channel):
 
         return Inbox(dial, SWITCHES, lambda: None, primary.heard, self.timeout)
 
+    def _where(self) -> str:
+        if self._primary is not None:
+            return self._primary.where()
+        return address_of(self._pool.connection_kwargs)
+
     def _route(self, call: Call) -> None:
         self._link.submit(call)
+
+    def trouble(self, key: str, limit: float) -> BackendUnavailableError | None:
+        return self._link.trouble(key, limit)
 
     def _links(self) -> Iterable[Link]:
         return (self._link,)
@@ -168,6 +188,7 @@ class ClusterChannel(Channel):
         self._refreshing: asyncio.Task[Exception | None] | None = None
         self._hops: list[Call] = []  # that wait, since the nodes disagree
         self._hopping: set[asyncio.TimerHandle] = set()
+        self._outage = Outage(lambda: ",".join(self._first_nodes), self.timeout, "the Cluster")
         self._closed = False
 
     def _route(self, call: Call) -> None:
@@ -188,8 +209,25 @@ class ClusterChannel(Channel):
         link = self._nodes.get((host, port))
         if link is None:
             dial = functools.partial(self._dial, host, port)
-            link = self._nodes[host, port] = Link(dial, self.timeout, host, self)
+            where = functools.partial(host_and_port, host, port)
+            link = self._nodes[host, port] = Link(dial, self.timeout, host, self, where)
         return link
+
+    def trouble(self, key: str, limit: float) -> BackendUnavailableError | None:
+        slot = redis.crc.key_slot(key.encode())
+        nodes = self._client.nodes_manager.slots_cache.get(slot)
+        if self._outage.error is not None and (self._unrouted or not nodes):
+            return self._outage.unavailable()
+        now = self._loop.time()
+        for call in (*self._unrouted, *self._hops):
+            if call.key == key and now - call.asked_at > limit:
+                error = TimeoutError("it is not known who has the key's slot")
+                return self._outage.unavailable(f"{self._outage.server}: {error}", error)
+        if slot in self._moved:
+            return self._node(*self._moved[slot]).trouble(key, limit)
+        if not nodes:
+            return None
+        return self._node(nodes[0].host, int(nodes[0].port)).trouble(key, limit)
 
     async def _dial(self, host: str, port: int) -> Any:
         kwargs = self._client.nodes_manager.connection_kwargs
@@ -202,7 +240,7 @@ class ClusterChannel(Channel):
     def route(self, call: Call) -> None:
         """See `Router`, as for the others."""
         if self._closed:
-            call.fail("the manager is closed", None)
+            call.fail(closed())
         else:
             self._route(call)
 
@@ -245,7 +283,10 @@ class ClusterChannel(Channel):
         try:
             while (error := await self.refresh()) is not None:
                 if self._loop.time() > end:
-                    self._fail_unrouted("the Cluster cannot be reached", error)
+                    failure = functools.partial(
+                        self._outage.unavailable, self._outage.message, error
+                    )
+                    self._fail_unrouted(failure)
                     return
                 await asyncio.sleep(_REFRESH_PAUSE)
         finally:
@@ -253,7 +294,7 @@ class ClusterChannel(Channel):
         calls, self._unrouted = self._unrouted, []
         for call in calls:
             if not self._client.nodes_manager.slots_cache.get(_slot_of(call)):
-                call.fail("no node of the Cluster has the key's slot", None)
+                call.fail(self._outage.unavailable("no node of the Cluster has the key's slot"))
             else:
                 self._route(call)
 
@@ -276,17 +317,20 @@ class ClusterChannel(Channel):
             # have other addresses, those that the client was made with may answer.
             for name, node in self._first_nodes.items():
                 manager.startup_nodes.setdefault(name, node)
-            return without_arguments(error)
+            clean = without_arguments(error)
+            self._outage.begin("cannot be reached", clean)
+            return clean
         finally:
             self._refreshing = None
+        self._outage.end()
         # What was learnt meanwhile is newer.
         self._moved = {slot: node for slot, node in self._moved.items() if moved.get(slot) != node}
         return None
 
-    def _fail_unrouted(self, message: str, error: Exception | None) -> None:
+    def _fail_unrouted(self, error: Callable[[], BackendUnavailableError]) -> None:
         calls, self._unrouted = self._unrouted, []
         for call in calls:
-            call.fail(message, error)
+            call.fail(error())
 
     def _links(self) -> Iterable[Link]:
         return list(self._nodes.values())
@@ -309,11 +353,14 @@ class ClusterChannel(Channel):
         if not self._client.nodes_manager.slots_cache:
             error = await self.refresh()
             if error is not None:
-                raise BackendUnavailableError("the Cluster cannot be reached") from error
+                raise self._outage.unavailable(self._outage.message, error)
 
     async def close(self, seconds: float) -> None:
-        if self._unrouted:
-            await asyncio.wait([call.future for call in self._unrouted], timeout=seconds)
+        waits = self._unrouted
+        if self._outage.error is not None:
+            waits = [call for call in waits if call.changes]
+        if waits:
+            await asyncio.wait([call.future for call in waits], timeout=seconds)
         await super().close(seconds)
         self._closed = True
         for timer in self._hopping:
@@ -322,7 +369,7 @@ class ClusterChannel(Channel):
         for task in (self._routing, self._refreshing):
             if task is not None:
                 await end_task(task)
-        self._fail_unrouted("the manager is closed", None)
+        self._fail_unrouted(closed)
         await asyncio.gather(*(link.close() for link in self._links()))  # made meanwhile
 
 

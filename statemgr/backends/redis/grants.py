@@ -32,7 +32,7 @@ from statemgr.backends.redis.keys import Keys, class_of
 from statemgr.backends.redis.link import Call
 from statemgr.backends.redis.scripts import ACQUIRE, COMMIT, EXTEND, RELEASE
 from statemgr.clock import Clock, Timer
-from statemgr.errors import LockTimeoutError, StateManagerError
+from statemgr.errors import BackendUnavailableError, LockTimeoutError, StateManagerError
 
 if TYPE_CHECKING:
     from statemgr.token import AnyToken
@@ -76,6 +76,7 @@ class Grant:
     """
 
     __slots__ = (
+        "asking",
         "called",
         "deadline",
         "failure",
@@ -99,7 +100,6 @@ class Grant:
         "turns",
         "unacknowledged",
         "unsaved",
-        "waits_on",
         "wanted",
     )
 
@@ -118,7 +118,7 @@ class Grant:
         self.live: dict[str, tuple[AnyToken, Any]] = {}
         self.unsaved: dict[bytes, tuple[str, bytes, float]] = {}
         self.touched: dict[bytes, float] = {}
-        self.waits_on: asyncio.Future[Any] | None = None  # whatever whoever asks waits for now
+        self.asking: Call | None = None  # the last acquire, until it has succeeded
         self.failure: StateManagerError | None = None  # what the wait is to end with
         self.pause: asyncio.Future[None] | None = None  # until it is time to ask again
 
@@ -199,7 +199,11 @@ class Grants:
     # Asking
 
     async def obtain(
-        self, lock_key: str, classes: Sequence[bytes], timeout: float | None
+        self,
+        lock_key: str,
+        classes: Sequence[bytes],
+        timeout: float | None,
+        left: float | None = None,
     ) -> tuple[Grant, list[bytes | None]]:
         """Own an ident, after those who asked before.
 
@@ -207,13 +211,14 @@ class Grants:
             lock_key: The ident's.
             classes: Whose records to return.
             timeout: The longest wait in seconds; None waits for ever, 0 or less not at all.
+            left: How much of it is left; None for all.
 
         Returns:
             The grant, and a record for each class, None where there is none.
 
         Raises:
-            LockTimeoutError: If it did not become free in time.
-            BackendUnavailableError: If the server cannot be asked.
+            LockTimeoutError: If it did not become free in time, as far as the server has said.
+            BackendUnavailableError: If the server cannot be asked, or not in time.
             asyncio.CancelledError: If cancelled. As after every error, `give_up` is to be
                 called, or the place in the queue is to be taken over by calling again.
         """
@@ -224,7 +229,8 @@ class Grants:
         joins = timeout is None or timeout > 0
         timer = None
         if timeout is not None and joins:
-            timer = self._clock.call_later(timeout, self._time_out, grant, timeout)
+            seconds = timeout if left is None else left
+            timer = self._clock.call_later(seconds, self._time_out, grant, timeout)
         try:
             pause = _FIRST_LOOK
             while True:
@@ -251,10 +257,11 @@ class Grants:
                 if not grant.called:
                     await self._wait(grant, pause_now)
         finally:
-            grant.waits_on = grant.failure = None
+            grant.failure = None
             if timer is not None:
                 timer.cancel()
         self._unqueue(grant)
+        grant.asking = None
         grant.fence = int(reply[1])
         grant.wanted = reply[2] == 1 or grant.called
         grant.turn_ends_at = self._clock.monotonic() + _SLICE
@@ -264,6 +271,7 @@ class Grants:
         """Return records of an ident that is owned; None if it is not any more."""
         asked_at = self._clock.monotonic()
         reply = await self._ask(grant, classes, joins=False)
+        grant.asking = None
         if reply[0] != 1:
             return None
         if int(reply[1]) != grant.fence:  # it was lost, and has just been taken anew
@@ -284,7 +292,7 @@ class Grants:
             self._keeps,
             *classes,
         )
-        grant.waits_on = call.future
+        grant.asking = call
         return call.future
 
     def _queue(self, grant: Grant) -> None:
@@ -300,7 +308,7 @@ class Grants:
 
     async def _wait(self, grant: Grant, seconds: float) -> None:
         """Wait until the lock is passed to us, or for some seconds."""
-        grant.waits_on = grant.pause = asyncio.get_running_loop().create_future()
+        grant.pause = asyncio.get_running_loop().create_future()
         timer = self._clock.call_later(seconds, self._call, grant)
         try:
             await grant.pause
@@ -315,12 +323,35 @@ class Grants:
             grant.pause.set_result(None)
 
     def _time_out(self, grant: Grant, timeout: float) -> None:
-        self._fail(grant, self._timed_out(grant.lock_key, timeout))
+        error: StateManagerError | None = None
+        if grant.pause is None and grant.asking is not None and not grant.asking.future.done():
+            error = self.trouble(grant.lock_key, timeout, was_told=grant.queued)
+        self._fail(grant, error or self._timed_out(grant.lock_key, timeout))
+
+    def trouble(
+        self, lock_key: str, timeout: float, *, was_told: bool
+    ) -> BackendUnavailableError | None:
+        """Return why it is not known whether a lock is free; None if the server does answer.
+
+        Args:
+            lock_key: The ident's.
+            timeout: How long it was waited for, or for who has the lock here, in seconds. For
+                most of it nobody was told anything, if this returns an error.
+            was_told: Whether somebody may have been told before: then a reply that is just on
+                its way is no trouble.
+        """
+        limit = min(timeout / 2, _LONGEST_LOOK)
+        if was_told:
+            limit = max(limit, _FIRST_LOOK)
+        return self._channel.trouble(self._keys.ident(lock_key), limit)
 
     def _fail(self, grant: Grant, error: StateManagerError) -> None:
         """End a wait with an error, at once or when it has just been given its turn."""
-        if grant.waits_on is not None and not grant.waits_on.done():
-            grant.waits_on.set_exception(error)
+        waits_on = grant.pause
+        if waits_on is None and grant.asking is not None:
+            waits_on = grant.asking.future
+        if waits_on is not None and not waits_on.done():
+            waits_on.set_exception(error)
         else:
             grant.failure = error
 
@@ -456,13 +487,16 @@ class Grants:
 
     def release(self, grant: Grant) -> None:
         """Give up a grant, or the wait for it; nobody waits for the reply."""
+        asked = grant.asking if not grant.held and not grant.queued else None
         self.forget(grant)
         self._unqueue(grant)
         now = self._clock.monotonic()
         renewals = [part for name, at in grant.touched.items() for part in (name, age_ms(now, at))]
-        self._channel.call(
+        call = self._channel.call(
             RELEASE, grant.key, grant.owner, self._claim, self._expiration, *renewals
         )
+        if asked is not None:
+            call.undoes = asked
 
     def give_up(self, lock_key: str) -> None:
         """Wait no more for an ident, if anybody does."""

@@ -23,9 +23,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 import hiredis
+import redis.asyncio.sentinel
 import redis.exceptions
 
-from statemgr.backends.redis.scripts import Script
+from statemgr.backends.redis.outage import Outage
+from statemgr.backends.redis.scripts import COMMIT, RELEASE, Script
 from statemgr.backends.redis.wire import Reply, Wire
 from statemgr.errors import BackendUnavailableError
 
@@ -66,6 +68,8 @@ class Call:
         late: Called with the reply, or the error, if it comes when the future is done: when
             whoever waited was cancelled, or waits no longer. A call without it is dropped then,
             unless it was sent.
+        refusal: Why the server has refused it for a while; not there if it has not.
+        undoes: The call that this one takes back; not there if it takes back none.
     """
 
     __slots__ = (
@@ -78,10 +82,16 @@ class Call:
         "key",
         "late",
         "packed",
+        "refusal",
         "script",
         "sent",
         "sent_at",
+        "undoes",
     )
+
+    # NOTE: not filled in by __init__, which is on the path of every call: see `getattr`.
+    refusal: Exception
+    undoes: "Call"
 
     def __init__(
         self,
@@ -115,6 +125,12 @@ class Call:
         """Whether anybody still wants it done."""
         return not self.failed and (self.late is not None or not self.future.done())
 
+    @property
+    def changes(self) -> bool:
+        """Whether it may change anything in the server that matters when we are gone."""
+        undone = getattr(self, "undoes", None)
+        return self.script in (None, COMMIT, RELEASE) and (undone is None or undone.sent)
+
     def answer(self, reply: Reply) -> None:
         """Hand over the reply."""
         if not self.future.done():
@@ -122,14 +138,14 @@ class Call:
         elif self.late is not None and not self.failed:
             self.late(reply)
 
-    def fail(self, message: str, cause: Exception | None) -> None:
+    def fail(self, error: BackendUnavailableError) -> None:
         """End without a reply. It is not wanted any more."""
         failed, self.failed = self.failed, True
         if not self.future.done():
-            self.future.set_exception(_unavailable(message, cause))
+            self.future.set_exception(error)
             self.future.exception()  # it is no fault if nobody looks: of several calls, the first
         elif self.late is not None and not failed:
-            self.late(_unavailable(message, cause))
+            self.late(error)
 
     def ending(self) -> "asyncio.Future[Any] | None":
         """Return what is done when a call without a reply ends; None if nobody wants it."""
@@ -181,10 +197,9 @@ class Router(Protocol):
         """Find out who has which key; return why that was not possible."""
 
 
-def _unavailable(message: str, cause: Exception | None) -> BackendUnavailableError:
-    error = BackendUnavailableError(message)
-    error.__cause__ = cause
-    return error
+def closed() -> BackendUnavailableError:
+    """Return the error of a call that ends with the manager."""
+    return BackendUnavailableError("the manager is closed")
 
 
 async def end_task(task: "asyncio.Task[Any]") -> None:
@@ -198,9 +213,12 @@ async def end_task(task: "asyncio.Task[Any]") -> None:
 def without_arguments(error: Exception) -> Exception:
     """Return an error that quotes no arguments of a command: they may be passwords and states.
 
-    A server does so with a command that it does not know, which may be AUTH.
+    A server does so with a command that it does not know, which may be AUTH; and redis-py 6 with
+    all it knows of sentinels that cannot be reached.
     """
-    said, quotes, _ = str(error).partition(", with args beginning with")
+    is_sentinels = isinstance(error, redis.asyncio.sentinel.MasterNotFoundError)
+    quote = " : " if is_sentinels else ", with args beginning with"
+    said, quotes, _ = str(error).partition(quote)
     return type(error)(said) if quotes else error
 
 
@@ -213,6 +231,7 @@ class Link:
             which a call is sent again.
         host: Where the server is, for redirections that name no host.
         router: Who knows the other servers. None where there is one server only.
+        where: Returns where the server is, for messages.
     """
 
     def __init__(
@@ -221,6 +240,7 @@ class Link:
         timeout: float,
         host: str = "",
         router: Router | None = None,
+        where: Callable[[], str] = str,  # which returns ""
     ) -> None:
         self._dial = dial
         self._timeout = timeout
@@ -238,6 +258,8 @@ class Link:
         self._was_silent = False  # whether the last connection was given up for that
         self._flushing = False
         self._connecting: asyncio.Task[None] | None = None
+        self._connecting_since = 0.0
+        self._outage = Outage(where, timeout)
         self._watch: asyncio.TimerHandle | None = None
         self._wires_ending: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -250,7 +272,7 @@ class Link:
     def submit(self, call: Call) -> None:
         """Send a call: at once if the server has nothing to do, else with others of this turn."""
         if self._closed:
-            call.fail("the manager is closed", None)
+            call.fail(closed())
             return
         self._outbox.append(call)
         if self._wire is not None and (not self._sent or len(self._outbox) >= _BATCH):
@@ -291,7 +313,46 @@ class Link:
     def _watch_on(self) -> None:
         self._watch = self._loop.call_later(self._timeout / 4, self._look)
 
+    def trouble(self, key: str, limit: float) -> BackendUnavailableError | None:
+        """Return why calls for a key get no reply now; None if they do.
+
+        Args:
+            key: The key.
+            limit: Seconds for which the server may let us wait: that is no trouble yet.
+        """
+        if self._outage.error is not None:
+            return self._outage.unavailable()
+        now = self._loop.time()
+        since = now
+        if self._sent:
+            since = self._sent[0].sent_at
+        elif self._connecting is not None:
+            since = self._connecting_since
+        for call in (*self._resting, *self._sent, *self._outbox):
+            if call.key == key:
+                if (refusal := getattr(call, "refusal", None)) is not None:
+                    return self._not_ready(refusal)
+                since = min(since, call.asked_at)
+        if now - since <= limit:
+            return None
+        return self._silent(now - since, is_connected=bool(self._sent))
+
+    def _silent(self, seconds: float, *, is_connected: bool) -> BackendUnavailableError:
+        what = "reply" if is_connected else "connection"
+        error = TimeoutError(f"no {what} within {seconds:.3g} s")
+        return self._outage.unavailable(f"{self._outage.server} does not answer: {error}", error)
+
+    def _not_ready(self, refusal: Exception) -> BackendUnavailableError:
+        return self._outage.unavailable(f"{self._outage.server} is not ready: {refusal}", refusal)
+
     # Replies
+
+    def _reached(self, reply: Reply) -> None:
+        """Take the first reply after an outage."""
+        self._outage.end()
+        if self._wire is not None:
+            self._wire.on_reply = self._replied
+        self._replied(reply)
 
     def _replied(self, reply: Reply) -> None:
         if isinstance(reply, hiredis.PushNotification):
@@ -310,9 +371,11 @@ class Link:
             return
         if text.startswith(("MOVED", "ASK ")):
             if self._router is None:
-                call.fail(f"the server is part of a Cluster: use redis+cluster:// ({text})", error)
+                message = f"the server is part of a Cluster: use redis+cluster:// ({text})"
+                call.fail(self._outage.unavailable(message, error))
             elif not self._router.redirect(call, self, text):
-                call.fail(f"the Cluster does not agree on who has a key: {text}", error)
+                message = f"the Cluster does not agree on who has a key: {text}"
+                call.fail(self._outage.unavailable(message, error))
         elif isinstance(error, redis.exceptions.NoScriptError) or text.startswith("NOSCRIPT"):
             call.carry_source()
             self.submit(call)
@@ -325,12 +388,13 @@ class Link:
         elif any(word in text for word in _PASSING):
             self._later(call, error)
         else:
-            call.fail(f"the server refused: {text}", error)
+            call.fail(self._outage.unavailable(f"the server refused: {text}", error))
 
     def _later(self, call: Call, error: Exception) -> None:
         if self._is_old(call) or self._closed:
-            call.fail(f"the server is not ready: {error}", error)
+            call.fail(self._not_ready(error))
             return
+        call.refusal = error
         self._resting.append(call)
         if self._rest is None:
             self._rest = self._loop.call_later(_PASSING_PAUSE, self._submit_again)
@@ -360,6 +424,7 @@ class Link:
 
     def _connect(self) -> None:
         if self._connecting is None and not self._closed:
+            self._connecting_since = self._loop.time()
             self._connecting = self._loop.create_task(self._reconnect())
             if self._watch is None:
                 self._watch_on()
@@ -374,14 +439,18 @@ class Link:
                     async with asyncio.timeout(_DIAL_TIMEOUTS * self._timeout):
                         connection = await self._dial()
                 except _HOPELESS as error:
-                    self._fail_all(f"the server does not let us in: {error}", error)
+                    self._outage.begin("does not let us in", error)
+                    self._fail_all(self._outage.unavailable)
                 except UNREACHABLE as error:
+                    self._outage.begin("cannot be reached", error)
                     await self._look_elsewhere()
-                    self._fail_old("the server cannot be reached", error)
+                    self._fail_old()
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
                 else:
-                    self._wire = Wire(connection, self._replied, self._lost)
+                    is_back = self._outage.error is not None
+                    on_reply = self._reached if is_back else self._replied
+                    self._wire = Wire(connection, on_reply, self._lost)
                     self._known = {None}
                     self._was_silent = False
                     self._drop_unwanted()
@@ -389,7 +458,8 @@ class Link:
                     return
         except Exception as error:  # of who makes connections, or gives credentials
             logger.exception("connecting failed in a way that is not foreseen")
-            self._fail_all("the connection cannot be made", error)
+            message, cause = "the connection cannot be made", error
+            self._fail_all(lambda: self._outage.unavailable(message, cause))
         finally:
             self._connecting = None
 
@@ -417,7 +487,7 @@ class Link:
         self._sent.clear()
         self._drop_unwanted()
         if self._closed:
-            self._fail_all("the connection was lost", error)
+            self._fail_all(lambda: self._outage.unavailable("the connection was lost", error))
         elif self._outbox:
             self._connect()
 
@@ -435,30 +505,37 @@ class Link:
         now = self._loop.time()
         for call in (*self._sent, *self._outbox):
             if now - call.asked_at > 2 * self._timeout:
-                call.fail(
-                    "the server does not answer",
-                    TimeoutError(f"no reply within {2 * self._timeout:g} s"),
-                )
+                failure = self._silent(2 * self._timeout, is_connected=call.sent)
+                call.fail(failure)
+                if self._wire is None and isinstance(failure.__cause__, TimeoutError):
+                    self._outage.begin("does not answer", failure.__cause__)
         self._drop_unwanted()
         if self._wire is not None and self._sent and now - self._sent[0].sent_at > self._timeout:
             self._was_silent = True
-            self._cut(self._wire, TimeoutError(f"no reply within {self._timeout:g} s"))
+            silence = TimeoutError(f"no reply within {self._timeout:g} s")
+            self._outage.begin("does not answer", silence)
+            self._cut(self._wire, silence)
         if self._watch is None and (self._sent or self._outbox):
             self._watch_on()
 
-    def _fail_old(self, message: str, error: Exception) -> None:
+    def _fail_old(self) -> None:
         for call in self._outbox:
             if self._is_old(call):
-                call.fail(message, error)
+                call.fail(self._outage.unavailable())
         self._outbox = [call for call in self._outbox if not self._is_old(call)]
 
-    def _fail_all(self, message: str, error: Exception | None) -> None:
+    def _fail_all(self, error: Callable[[], BackendUnavailableError]) -> None:
         for call in self.take():
-            call.fail(message, error)
+            call.fail(error())  # one each: they are raised in several tasks
 
     async def drained(self, seconds: float) -> None:
-        """Wait until all calls have ended, at most for these seconds."""
+        """Wait until all calls have ended, at most for these seconds.
+
+        For a server that cannot be reached, only those are waited for that change anything.
+        """
         calls = [*self._sent, *self._outbox, *self._resting]
+        if self._wire is None and self._outage.error is not None:
+            calls = [call for call in calls if call.changes]
         endings = [ending for call in calls if (ending := call.ending()) is not None]
         if endings:
             await asyncio.wait(endings, timeout=seconds)
@@ -480,4 +557,4 @@ class Link:
         self._outbox[:0] = [*self._sent, *self._resting]
         self._sent.clear()
         self._resting.clear()
-        self._fail_all("the manager is closed", None)
+        self._fail_all(closed)

@@ -13,6 +13,7 @@ Here is who has the lock, in this process and in Redis, and what a body is given
 written is in writing.py, how states are read without the lock in reading.py.
 """
 
+import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -27,7 +28,7 @@ from statemgr.backends.redis.link import UNREACHABLE, Call
 from statemgr.backends.redis.reading import Local, Reader
 from statemgr.backends.redis.urls import client_from_url
 from statemgr.backends.redis.writing import States, Writer
-from statemgr.errors import StateDecodeError
+from statemgr.errors import LockTimeoutError, StateDecodeError
 from statemgr.expiration import StateManagerExpiration
 from statemgr.locks import KeyedLocks
 from statemgr.manager import ManagerOptions, StateManager, manager_options
@@ -46,6 +47,11 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
 
     What `modify_state` has acknowledged is in Redis; what Redis itself may lose, by a crash
     without persistence or a fail-over, is lost. A holder that lost its lock writes nothing.
+
+    Nothing is connected before the first call, not by `async with` either. To see whether the
+    server is there, await `has_state(StateToken("health", int))`, with a token that nobody
+    changes: it asks once, takes no lock and leaves nothing behind, and raises
+    `BackendUnavailableError` within the client's timeout, or about twice if the server is silent.
 
     Args:
         redis: A client of `redis.asyncio`, or a URL: `redis://`, `rediss://`, `unix://`,
@@ -125,7 +131,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     @classmethod
     def from_settings(cls, settings: "Settings") -> Self:
         if settings.redis_url is None:
-            raise refused("STATEMGR_REDIS_URL", "None", "the URL of a server")
+            raise refused("STATEMGR_REDIS_URL", None, "the URL of a server")
         return cls(
             settings.redis_url,
             key_prefix=settings.key_prefix,
@@ -355,16 +361,21 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     async def _own(self, modification: StateModification[Any], tokens: Sequence[AnyToken]) -> Grant:
         """Take the ident's lock, here and in Redis, and have the records of these tokens."""
         lock_key, timeout = modification.lock_key, modification.timeout
+        left = None
         modification.grant = None
         if lock_key not in self._locks.holders:
             self._locks.holders[lock_key] = modification
             modification.locked_since = self._monotonic()
         else:
             since = self._monotonic()
-            await self._locks.acquire(lock_key, modification, timeout)
+            try:
+                await self._locks.acquire(lock_key, modification, timeout)
+            except LockTimeoutError as error:
+                self._raise_trouble(lock_key, error.timeout)
+                raise
             if timeout is not None:
-                timeout -= self._monotonic() - since
-                timeout = max(timeout, 0.001)  # its turn has come: a look at the least
+                left = timeout - (self._monotonic() - since)
+                left = max(left, 0.001)  # its turn has come: a look at the least
         try:
             self._check_usable()  # closed while this waited
             writer = self._writer
@@ -373,7 +384,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             grant = self._granted.get(lock_key)
             if grant is None or not await self._can_go_on(grant, tokens):
                 classes = [class_of(token) for token in tokens]
-                grant, records = await self._grants.obtain(lock_key, classes, timeout)
+                grant, records = await self._grants.obtain(lock_key, classes, timeout, left)
                 queue = self._locks.queues.get(lock_key)
                 grant.turns = 0 if queue is None else len(queue)
                 for token, record in zip(tokens, records, strict=True):
@@ -386,6 +397,14 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             raise
         modification.grant = grant
         return grant
+
+    def _raise_trouble(self, lock_key: str, timeout: float) -> None:
+        """Raise why a wait for a task here was in vain, if that one waits for the server too."""
+        holder = self._locks.holders.get(lock_key)
+        if timeout > 0 and getattr(holder, "grant", None) is None:
+            error = self._grants.trouble(lock_key, timeout, was_told=True)
+            if error is not None:
+                raise error
 
     async def _can_go_on(self, grant: Grant, tokens: Sequence[AnyToken]) -> bool:
         """Use a grant that a body before has left, if it is ours to use; else give it up."""
@@ -514,11 +533,14 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         self._locks.fail_waiters(self._refused)
         self._grants.fail_waits(self._refused)
         await self._stop_expiration()
+        since = asyncio.get_running_loop().time()
         for grant in list(self._granted.values()):
             self._let_go(grant)
         await self._writer.flushes_ended()
         self._grants.stop()
-        await self._channel.close(self._channel.timeout)
+        # What flushes have waited for in vain is not waited for once more.
+        waited = asyncio.get_running_loop().time() - since
+        await self._channel.close(max(0.0, self._channel.timeout - waited))
         if self._owns_client:
             with contextlib.suppress(*UNREACHABLE):
                 await self._client.aclose()

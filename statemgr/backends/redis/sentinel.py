@@ -22,6 +22,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.utils import str_if_bytes
 
 from statemgr.backends.redis.link import UNREACHABLE
+from statemgr.backends.redis.outage import address_of, host_and_port
 
 # What sentinels say of one that is to be the primary, is it, and is it by the word of all.
 SWITCHES: Final = ("+failover-state-send-slaveof-noone", "+promoted-slave", "+switch-master")
@@ -43,6 +44,15 @@ class Primary:
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._successors: dict[_Address, _Address] = {}  # who takes whose place
         self._patient_until = 0.0
+        self._tried: _Address | None = None  # by the last try; None if nobody was named
+
+    def where(self) -> str:
+        """Return where the primary is; if nobody names one, whom of, as the URL has it."""
+        if self._tried is not None:
+            return host_and_port(*self._tried)
+        sentinels = self._pool.sentinel_manager.sentinels
+        hosts = [address_of(sentinel.connection_pool.connection_kwargs) for sentinel in sentinels]
+        return f"{','.join(hosts)}/{self._pool.service_name}"
 
     async def connect(self, connection: Any) -> None:
         """Connect, as redis-py's connections to a primary do, and see that it is one.
@@ -50,8 +60,9 @@ class Primary:
         Raises:
             redis.exceptions.ConnectionError: If it is none, or was replaced just now.
         """
+        self._tried = None
         named = await self._named()
-        address = self._successors.get(named, named)
+        self._tried = address = self._successors.get(named, named)
         try:
             await connection.connect_to(address)
             if not await _is_primary(connection):

@@ -31,11 +31,14 @@ class Wire(asyncio.Protocol):
         on_reply: Called with each reply in the order of arrival; an error reply is an
             `Exception`. Raised exceptions close the wire.
         on_lost: Called once when the connection has ended, unless `close()` ended it.
+
+    Attributes:
+        on_reply: The same. May be replaced.
     """
 
     def __init__(self, connection: Any, on_reply: OnReply, on_lost: OnLost) -> None:
         self._connection = connection
-        self._on_reply = on_reply
+        self.on_reply = on_reply
         self._on_lost: OnLost | None = on_lost
         self._reader: Any = None
         self._reading: asyncio.Task[None] | None = None
@@ -91,7 +94,7 @@ class Wire(asyncio.Protocol):
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _NOTHING:
-                self._on_reply(reply)
+                self.on_reply(reply)
         except Exception as error:  # what is no reply, or belongs to no command
             self._end(error)
             self.abort()
@@ -110,7 +113,7 @@ class Wire(asyncio.Protocol):
                     reply = await self._connection.read_response(disable_decoding=True)
                 except redis.exceptions.ResponseError as error:
                     reply = error
-                self._on_reply(reply)
+                self.on_reply(reply)
         except asyncio.CancelledError:
             self._end(ConnectionAbortedError("the connection was given up"))
         except Exception as error:

@@ -90,7 +90,9 @@ class Server:
         name: A key of `SERVERS`.
         arguments: Further arguments of the command line, given last.
         unix_socket: Listen on a Unix socket as well.
-        config: The text of a configuration file, None for none. The server may rewrite it.
+        config: The text of a configuration file, None for none. The server may rewrite it. What is
+            given by `settings` wins over it, and so do `bind`, `save` and `appendonly`, which are
+            always given: `appendonly yes` is to be said by `appendonly=True`.
         settings: The server's settings: `appendonly=True` is `--appendonly yes`. With
             `cluster_enabled` the port of the cluster's bus is free, too; `requirepass` is given
             by `client`, and part of the URLs.
