@@ -30,6 +30,7 @@ docs: $(VENV)/.docs ## Build the documents: open site/index.html
 	$(BIN)/python docs/scripts/generate.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m benchmarks report benchmarks/results/reference.json --output site/benchmark.html
+	@echo 'The pages: $(CURDIR)/site/index.html'
 
 example: $(VENV)/.example ## Run the live counter in two processes (URL=redis://... for a server, PORT=8000)
 	$(BIN)/python -m examples.live_counter $(if $(URL),--url '$(URL)') $(if $(PORT),--port $(PORT))

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import cycle, islice
+from itertools import cycle, islice, repeat
 from time import monotonic, process_time
 from typing import Any, NamedTuple
 
@@ -63,6 +63,11 @@ class Job:
     tasks: int
     first: int = 0
     stride: int = 1
+
+    def starts(self) -> list[int]:
+        """Return the number of the token that each task begins with."""
+        numbers = range(self.first, self.first + self.tasks)
+        return [number * self.stride % self.tokens for number in numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +220,7 @@ async def _work(job: Job) -> Result:
         started = asyncio.create_task(_at(begin, process_time))
         ended = asyncio.create_task(_at(end, process_time))
         rounds = [_Round(store, begin, end) for _ in range(job.tasks)]
-        await asyncio.gather(
-            *(one.go(tokens, number * job.stride) for number, one in enumerate(rounds, job.first))
-        )
+        await asyncio.gather(*map(_Round.go, rounds, repeat(tokens), job.starts()))
         cpu_seconds = await ended - await started
     return Result(
         changes=sum(one.changes for one in rounds),
@@ -240,7 +243,7 @@ class _Round:
 
     async def go(self, tokens: Sequence[Any], first: int) -> None:
         """Change one token after the other, over and over, until the window has ended."""
-        for token in islice(cycle(tokens), first % len(tokens), None):
+        for token in islice(cycle(tokens), first, None):
             started = monotonic()
             await self._store.change((token,))
             now = monotonic()

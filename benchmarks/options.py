@@ -238,13 +238,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=_at_least(0.001, float),
         metavar="S",
-        help="time for one measurement, its preparation not counted (default: 0.1, with --full 1)",
+        help="time for one measurement, its preparation not counted (default: 0.1, with --full "
+        "0.3)",
     )
     much.add_argument(
         "--repeats",
         type=_at_least(1, int),
         metavar="N",
-        help="rounds to take the median of (default: 3, with --full 5)",
+        help="rounds to take the median of (default: 3); if no scenario or backend is named, those "
+        "that take long are in the first one only",
     )
     much.add_argument(
         "--time-limit",
@@ -334,22 +336,23 @@ def parse_options(arguments: Sequence[str]) -> Options:
 
 
 def _run_options(given: argparse.Namespace) -> RunOptions:
-    brief = not (given.full or given.peers or given.backends or given.scenarios)
+    named = bool(given.backends or given.scenarios)
     scale = Scale(
-        seconds=given.seconds or (1.0 if given.full else 0.1),
+        seconds=given.seconds or (0.3 if given.full else 0.1),
         tasks=given.tasks,
         tokens=given.tokens,
         sizes=given.sizes,
         processes=given.processes,
         full=given.full,
-        brief=brief,
+        named=named,
+        brief=not (named or given.full or given.peers),
     )
     return RunOptions(
         backends=given.backends,
         scenarios=given.scenarios,
         peers=given.peers,
         scale=scale,
-        rounds=given.repeats or (5 if given.full else 3),
+        rounds=given.repeats or 3,
         time_limit=given.time_limit,
         directory=given.directory,
         redis_url=given.redis_url,

@@ -21,12 +21,14 @@ class Step:
         case: How.
         subjects: On what.
         with_base: Whether ours are measured in the other checkout too.
+        once: Whether it is in the first round only.
     """
 
     scenario: Scenario
     case: Case
     subjects: tuple[Subject, ...]
     with_base: bool = False
+    once: bool = False
 
     def __len__(self) -> int:
         ours = sum(subject.role is Role.OURS for subject in self.subjects)
@@ -120,10 +122,13 @@ def make_plan(
     """
     steps = []
     for scenario in scenarios:
+        once = scenario.slow and not (scale.named or scale.brief)
         able = tuple(
             subject
             for subject in subjects
-            if scenario.runs_on(subject) and (scenario.usual_on(subject) or not scale.brief)
+            if scenario.runs_on(subject)
+            and (scenario.usual_on(subject) or not scale.brief)
+            and not (once and subject.optional)
         )
         by_case: dict[Case, list[Subject]] = {}
         for subject in able:
@@ -132,9 +137,19 @@ def make_plan(
                 for case in scenario.cases(kept):
                     by_case.setdefault(case, []).append(subject)
         steps += [
-            Step(scenario, case, (*ours, *_rivals_of_any(ours, _fit(able, case))), with_base)
+            Step(scenario, case, (*ours, *_rivals_of_any(ours, _fit(able, case))), with_base, once)
             for case, ours in by_case.items()
         ]
     if not steps:
         raise SelectionError("none of these backends offers what these scenarios measure")
     return steps
+
+
+def rounds_of(plan: Sequence[Step], rounds: int) -> list[tuple[int, Step]]:
+    """Return the steps of each round, one round after the other, with its number from 1 on."""
+    return [
+        (number, step)
+        for number in range(1, rounds + 1)
+        for step in plan
+        if number == 1 or not step.once
+    ]

@@ -59,10 +59,10 @@ class _Lines:
 
 
 @contextmanager
-def shown(plan: Sequence[Step], rounds: int) -> Iterator[Progress]:
-    """Show the progress of a plan as fits where standard error goes."""
+def shown(steps: Sequence[tuple[int, Step]]) -> Iterator[Progress]:
+    """Show the progress through steps as fits where standard error goes."""
     if not sys.stderr.isatty():
-        yield _Lines(rounds * len(plan))
+        yield _Lines(len(steps))
         return
     columns = (
         TextColumn("{task.description:<40}"),
@@ -76,4 +76,4 @@ def shown(plan: Sequence[Step], rounds: int) -> Iterator[Progress]:
         transient=True,
         refresh_per_second=2,  # drawing takes processor time from what is measured
     ) as progress:
-        yield _Bar(progress, rounds * sum(len(step) for step in plan))
+        yield _Bar(progress, sum(len(step) for _, step in steps))

@@ -121,17 +121,19 @@ class Ratio:
         value: The median over the rounds.
         low: The least that a round found.
         high: The most.
+        rounds: How many rounds there are.
     """
 
     against: str
     value: float
     low: float
     high: float
+    rounds: int
 
     @property
     def told(self) -> bool:
-        """Whether all rounds agree on which of the two is faster."""
-        return not self.low <= 1 <= self.high
+        """Whether there are several rounds, and all agree on which of the two is faster."""
+        return self.rounds > 1 and not self.low <= 1 <= self.high
 
 
 @dataclass(frozen=True, slots=True)

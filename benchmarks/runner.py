@@ -71,7 +71,6 @@ class Setting:
         python: The interpreter for the children.
         directory: Where the children's temporary files lie.
         open_server: Makes a server ready for one measurement.
-        rounds: How often everything in the plan is measured.
         deadline: The `monotonic()` time after which nothing is begun.
         base: Another checkout whose statemgr is measured too.
     """
@@ -79,13 +78,12 @@ class Setting:
     python: str
     directory: Path
     open_server: OpenServer
-    rounds: int
     deadline: float = math.inf
     base: Path | None = None
 
 
-def run(plan: Sequence[Step], setting: Setting, progress: Progress) -> Outcome:
-    """Measure everything in a plan, once in each round.
+def run(steps: Sequence[tuple[int, Step]], setting: Setting, progress: Progress) -> Outcome:
+    """Measure everything in a plan.
 
     A round goes through the whole plan: what is slow for a minute is slow in one round of some
     cases, and who ends the run early has all of the earlier rounds.
@@ -94,22 +92,21 @@ def run(plan: Sequence[Step], setting: Setting, progress: Progress) -> Outcome:
     was measured before is returned.
 
     Args:
-        plan: What to measure.
+        steps: What to measure, as `rounds_of` lays it out.
         setting: With what to measure it.
         progress: Told about every measurement.
     """
     outcome = Outcome()
     try:
-        for number in range(1, setting.rounds + 1):
-            for step in plan:
-                progress.begin(number, step)
-                for subject, base in step.turns(number):
-                    if monotonic() > setting.deadline:
-                        outcome.out_of_time = True
-                        return outcome
-                    progress.advance(subject)
-                    _measure(setting, step, subject, number, base, outcome)
-                progress.end(step)
+        for number, step in steps:
+            progress.begin(number, step)
+            for subject, base in step.turns(number):
+                if monotonic() > setting.deadline:
+                    outcome.out_of_time = True
+                    return outcome
+                progress.advance(subject)
+                _measure(setting, step, subject, number, base, outcome)
+            progress.end(step)
     except KeyboardInterrupt:
         outcome.interrupted = True
     return outcome

@@ -20,7 +20,8 @@ class Scale:
         sizes: Bytes of a serialized state; 0 is the reference state.
         processes: Numbers of processes that work side by side.
         full: Whether to use the large numbers.
-        brief: Whether it is the usual run, of all backends within a minute: nothing was named.
+        named: Whether scenarios or backends were named, and not just everything.
+        brief: Whether it is the usual run, of all backends within a minute: nothing was asked for.
         in_files: Whether it is for subjects that keep states in files; set by the plan.
         on_server: The same for those that keep them on a server.
     """
@@ -31,6 +32,7 @@ class Scale:
     sizes: tuple[int, ...] | None = None
     processes: tuple[int, ...] | None = None
     full: bool = False
+    named: bool = False
     brief: bool = False
     in_files: bool = False
     on_server: bool = False
@@ -95,7 +97,9 @@ class Scenario:
         cases: The cases for a scale; called in the parent process.
         measure: Measure one case on one subject; called in a fresh process.
         usual_on: Whom of these the usual run measures, which is to take less than a minute.
-        optional: Run it only if it is named, or with `--peers` or `--full`: it takes long.
+        optional: Run it only if it is named, or with `--peers` or `--full`.
+        slow: It takes so long that a run of everything, with the peers or large numbers, measures
+            it in its first round only, and not on optional variants.
         notes: Lines to print below the table, from the scenario's rows.
         module: Where the scenario is defined; filled in by `discovery`.
     """
@@ -107,6 +111,7 @@ class Scenario:
     measure: Callable[[Subject, Case], Sequence[Point]]
     usual_on: Callable[[Subject], bool] = everyone
     optional: bool = False
+    slow: bool = False
     notes: Callable[[Sequence[Row]], list[str]] = no_notes
     module: str = ""
 

@@ -128,7 +128,7 @@ def ratio_of(against: str, points: Points, others: Points) -> Ratio | None:
         others: Those of the other one.
     """
     ratios = [points[number].rate / others[number].rate for number in points.keys() & others.keys()]
-    return Ratio(against, median(ratios), min(ratios), max(ratios)) if ratios else None
+    return Ratio(against, median(ratios), min(ratios), max(ratios), len(ratios)) if ratios else None
 
 
 def _latency(latencies: Sequence[Latency]) -> Latency | None:

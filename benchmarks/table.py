@@ -86,8 +86,8 @@ def print_tables(
         ratio and not ratio.told for row in rows for ratio in (row.versus_peer, row.versus_floor)
     ):
         print_wrapped(
-            "~: the rounds do not agree on which of the two is faster; more --seconds or more "
-            "--repeats may tell."
+            "~: the rounds do not agree on which of the two is faster, or there was only one; more "
+            "--seconds or more --repeats may tell."
         )
     for name in dict.fromkeys(row.subject for row in rows):
         if lacks := subjects[name].lacks:

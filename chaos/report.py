@@ -26,7 +26,9 @@ NOTES = (
     "Acknowledged are changes that have returned. A counter has as many values as it has "
     "acknowledged changes; what is lost has left none, what is doubled is a value that nobody can "
     "have made, by the uncertain ones either. Registers are checked for one order that explains "
-    "all that was seen; what has none is a violation, and so is everything else that must not be.",
+    "all that was seen; what has none is a violation, and so is everything else that must not be. "
+    "So a lost change of a counter is counted as lost, and one of a register, which are the other "
+    "acknowledged changes, as a violation once a read shows it. N in the bound is both together.",
     "The server appends each write to its file before it answers (appendfsync always), so nothing "
     "may be lost when it is killed. Odd-numbered processes reach it through a proxy.",
     "Of what is not acknowledged, TimeoutError stands for calls that were cancelled on purpose, a "

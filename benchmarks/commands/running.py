@@ -18,7 +18,7 @@ from benchmarks.exits import DONE, FAILED, INTERRUPTED
 from benchmarks.files import Report, write_report
 from benchmarks.interpreter import interpreter_for
 from benchmarks.options import CONFIDENCE, THRESHOLD, RunOptions
-from benchmarks.plan import Step, choose_scenarios, choose_subjects, make_plan
+from benchmarks.plan import Step, choose_scenarios, choose_subjects, make_plan, rounds_of
 from benchmarks.progress import shown
 from benchmarks.runner import Outcome, Setting, run
 from benchmarks.scenario import Scenario
@@ -57,12 +57,12 @@ def measure(options: RunOptions) -> int:
         python=python,
         directory=options.directory,
         open_server=open_server,
-        rounds=options.rounds,
         deadline=started + (options.time_limit or math.inf),
         base=options.base,
     )
-    with shown(plan, options.rounds) as progress:
-        outcome = run(plan, setting, progress)
+    steps = rounds_of(plan, options.rounds)
+    with shown(steps) as progress:
+        outcome = run(steps, setting, progress)
     environment["seconds"] = round(monotonic() - started, 1)
     report = Report(
         environment=environment,
@@ -75,7 +75,8 @@ def measure(options: RunOptions) -> int:
     if options.json:
         write_report(report, options.json)
     _print(report, plan, options, scenarios, subjects)
-    print_wrapped(_closing_line(outcome, plan, options, environment))
+    planned = sum(len(step) for _, step in steps)
+    print_wrapped(_closing_line(outcome, plan, planned, options, environment))
     if outcome.interrupted:
         return INTERRUPTED
     return FAILED if outcome.failures else DONE
@@ -119,9 +120,12 @@ def _any_subject(plan: Sequence[Step], has: str) -> bool:
 
 
 def _closing_line(
-    outcome: Outcome, plan: Sequence[Step], options: RunOptions, environment: Mapping[str, Any]
+    outcome: Outcome,
+    plan: Sequence[Step],
+    planned: int,
+    options: RunOptions,
+    environment: Mapping[str, Any],
 ) -> str:
-    planned = options.rounds * sum(len(step) for step in plan)
     done = len(outcome.measurements)
     ended = "interrupted" if outcome.interrupted else "time is up" if outcome.out_of_time else ""
     versions = environment["versions"]

@@ -48,7 +48,7 @@ def draw_ratios(standing: Standing, styles: Mapping[str, Style]) -> Figure | Non
             marker=style.marker,
             markersize=5,
             markerfacecolor=shade
-            if verdict(one.row, ratio) is not Verdict.OPEN
+            if verdict(ratio) is not Verdict.OPEN
             else colour("paper"),
             markeredgecolor=shade,
             zorder=3,

@@ -21,9 +21,9 @@ class Verdict(StrEnum):
     OPEN = "not told from noise"
 
 
-def verdict(row: Row, ratio: Ratio) -> Verdict:
-    """Judge a ratio of a row: one round alone tells nothing."""
-    if row.rounds < 2 or not ratio.told:
+def verdict(ratio: Ratio) -> Verdict:
+    """Judge a ratio: one round alone tells nothing."""
+    if not ratio.told:
         return Verdict.OPEN
     return Verdict.FASTER if ratio.value > 1 else Verdict.SLOWER
 
@@ -121,7 +121,7 @@ def tallies(standing: Standing) -> Iterator[Tally]:
                 (one.row, ratio) for one in own for ratio in one.ratios if ratio.against == against
             ]
             if pairs:
-                verdicts = [verdict(row, ratio) for row, ratio in pairs]
+                verdicts = [verdict(ratio) for row, ratio in pairs]
                 values = [ratio.value for _, ratio in pairs]
                 yield Tally(
                     subject=subject,

@@ -61,6 +61,7 @@ SCENARIO = Scenario(
     name="expiry",
     summary="the sweep of 30,000 expired tokens (1,000,000 with --full), and the loop's stalls",
     runs_on=lambda subject: subject.open_store is not None and subject.expires,
+    slow=True,
     cases=_cases,
     measure=_measure,
     notes=_notes,

@@ -231,5 +231,6 @@ SCENARIO = Scenario(
     cases=_cases,
     measure=_measure,
     optional=True,
+    slow=True,
     notes=_notes,
 )

@@ -87,6 +87,7 @@ SCENARIO = Scenario(
     name="tracked",
     summary="a change with 20,000 tokens held (300,000 with --full) beside 1,000",
     runs_on=lambda subject: subject.open_store is not None,  # for the others there is `stored`
+    slow=True,
     cases=_cases,
     measure=_measure,
     notes=_notes,

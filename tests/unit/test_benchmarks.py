@@ -399,6 +399,7 @@ def test_rows_are_medians_and_ratios_of_the_rounds(two_rounds):
         "value": median(ratios),
         "low": min(ratios),
         "high": max(ratios),
+        "rounds": 2,
     }
 
 
