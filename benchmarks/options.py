@@ -256,7 +256,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "goes through everything before the next begins (default: none)",
     )
     much.add_argument(
-        "--full", action="store_true", help="the large numbers: takes minutes and gigabytes"
+        "--full",
+        action="store_true",
+        help="the large numbers, the largest only if a scenario or a backend is named: takes "
+        "minutes and gigabytes",
     )
     where = parser.add_argument_group("where")
     where.add_argument(

@@ -41,10 +41,10 @@ class Scale:
     def idents(self) -> tuple[int, ...]:
         """How many idents to read or change: 1,000 unless asked otherwise.
 
-        In files fewer, unless `full`: each is written twice before anything is timed, and within
+        In files fewer: each is written twice before anything is timed, and within
         a short time more of them would hardly be come to.
         """
-        return self.tokens or (200 if self.in_files and not self.full else 1_000,)
+        return self.tokens or (200 if self.in_files else 1_000,)
 
     def cases(
         self,

@@ -49,10 +49,7 @@ def chance(rounds: int) -> str:
 def verdict_counts(standings: Sequence[Standing]) -> Counter[Verdict]:
     """Count what the ratios of ours to the fastest other say."""
     return Counter(
-        verdict(one.ratio)
-        for standing in standings
-        for one in standing.comparisons
-        if one.ratio
+        verdict(one.ratio) for standing in standings for one in standing.comparisons if one.ratio
     )
 
 

@@ -47,9 +47,7 @@ def draw_ratios(standing: Standing, styles: Mapping[str, Style]) -> Figure | Non
             [height],
             marker=style.marker,
             markersize=5,
-            markerfacecolor=shade
-            if verdict(ratio) is not Verdict.OPEN
-            else colour("paper"),
+            markerfacecolor=shade if verdict(ratio) is not Verdict.OPEN else colour("paper"),
             markeredgecolor=shade,
             zorder=3,
         )

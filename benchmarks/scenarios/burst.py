@@ -81,6 +81,7 @@ SCENARIO = Scenario(
     summary="10,000 events enqueued and then awaited, for 1,000 and for 10,000 idents",
     runs_on=has_events_here,  # what a backend adds to an event, `events` shows
     optional=True,
+    slow=True,
     cases=_cases,
     measure=_measure,
 )

@@ -9,7 +9,7 @@ from benchmarks.results import Case, Point
 from benchmarks.scenario import Scale, Scenario, has_store
 from benchmarks.subject import Subject
 
-TASKS = (1, 4, 16, 64, 256)
+TASKS = (1, 8, 64, 256)
 
 IDENTS = 1_000
 
@@ -24,7 +24,7 @@ def _measure(subject: Subject, case: Case) -> list[Point]:
 
 SCENARIO = Scenario(
     name="by-tasks",
-    summary="modify_state over 1,000 idents by 1, 4, 16, 64 and 256 tasks",
+    summary="modify_state over 1,000 idents by 1, 8, 64 and 256 tasks",
     runs_on=has_store,
     optional=True,
     slow=True,

@@ -46,6 +46,7 @@ SCENARIO = Scenario(
     summary=f"chains of {LENGTH} events, each chained by the handler of the one before",
     runs_on=has_events_here,  # what a backend adds to an event, `events` shows
     optional=True,
+    slow=True,
     cases=_cases,
     measure=_measure,
     notes=_notes,

@@ -1,21 +1,26 @@
 """Write what the documents repeat from elsewhere: `python docs/scripts/generate.py`.
 
 docs/settings.md        from the table of options, and the fields of `Settings`
-docs/performance.md     between its marks: the tables of the README, and the rows of the committed
-                        result file, if there is one
+README.md               between its marks: the tables of "How fast", from the committed result file
+docs/performance.md     between its marks: what the README has there, and our rows of that file
 
 `tests/unit/test_documents.py` compares the committed files with what this returns.
 """
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
+from figures import figures_text
+
+from benchmarks.figures import count, span, times
+from benchmarks.files import Report, read_report
+from benchmarks.subject import Role
+from benchmarks.table import labels
 from statemgr.options import OPTIONS, variable_of
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ROOT / "docs/settings.md"
+README = ROOT / "README.md"
 PERFORMANCE = ROOT / "docs/performance.md"
 RESULTS = ROOT / "benchmarks/results/reference.json"
 
@@ -75,6 +80,8 @@ _TAIL = """
 - `STATEMGR_DISK_DEBOUNCE` above 0 needs `STATEMGR_DISK_EXCLUSIVE`.
 - A mode that is given wins, whatever else is set. Without one, `STATEMGR_REDIS_URL` chooses
   `redis`.
+- What Kubernetes and Docker links set for a service called `statemgr` or `statemgr-redis`, as
+  `..._SERVICE_HOST=10.0.0.11` and `..._PORT=tcp://10.0.0.11:6379`, is left alone.
 - Processes that share states need the same `STATEMGR_KEY_PREFIX` and the same encryption keys. Give
   them the same `STATEMGR_TOKEN_EXPIRATION` too: each renews states by its own.
 """
@@ -104,14 +111,19 @@ def _what(name: str) -> str:
     return f"{option.help} | {option.allowed}"
 
 
-def performance_page(text: str) -> str:
+def readme_page(text: str, report: Report) -> str:
+    """Return README.md with the figures between its marks written anew."""
+    return _filled(text, "figures", figures_text(report))
+
+
+def performance_page(text: str, readme: str, report: Report) -> str:
     """Return docs/performance.md with what stands between its marks written anew."""
-    readme = (ROOT / "README.md").read_text()
     found = re.search(r"^## How fast\n\n(.*?)(?=^## )", readme, re.MULTILINE | re.DOTALL)
     if found is None:
         raise ValueError('README.md has no section "How fast"')
-    text = _filled(text, "readme", found[1].strip().replace("](docs/", "]("))
-    return _filled(text, "results", _results())
+    section = re.sub(r"<!--.*?-->\n+", "", found[1]).strip()
+    section = section.replace("](docs/", "](").replace("](benchmarks/", "](../benchmarks/")
+    return _filled(_filled(text, "readme", section), "results", _results(report))
 
 
 def _filled(text: str, mark: str, content: str) -> str:
@@ -122,34 +134,30 @@ def _filled(text: str, mark: str, content: str) -> str:
     return text
 
 
-def _results() -> str:
-    if not RESULTS.exists():
-        return (
-            f"No result file is committed yet: `{RESULTS.relative_to(ROOT)}` would be shown here. "
-            "Until then the tables above are all there is."
-        )
-    report: dict[str, Any] = json.loads(RESULTS.read_text())
+def _results(report: Report) -> str:
     lines = [
-        f"All rows of `{RESULTS.relative_to(ROOT)}`:",
-        "",
-        "| scenario | tasks | tokens | subject | op/s | min..max | beside the fastest peer |",
-        "| --- | ---: | ---: | --- | ---: | --- | ---: |",
+        "| scenario | tasks | subject | op/s | min..max | beside the fastest peer |",
+        "| --- | ---: | --- | ---: | --- | ---: |",
     ]
-    for row in report["rows"]:
-        case, peer = row["case"], row["versus_peer"]
-        name = " ".join(part for part in (case["scenario"], row["part"]) if part)
-        ratio = f"{peer['value']:.2f}x {peer['against']}" if peer else ""
-        lines.append(
-            f"| {name} | {case['tasks']} | {case['tokens']:,} | {row['subject']} "
-            f"| {row['rate']:,.0f} | {row['rate_min']:,.0f}..{row['rate_max']:,.0f} | {ratio} |"
-        )
+    names = labels(report.rows)
+    for row in report.rows:
+        if row.role == Role.OURS:
+            name = f"{names[row.case]}/{row.part}" if row.part else names[row.case]
+            peer = f"{times(row.versus_peer)} {row.versus_peer.against}" if row.versus_peer else ""
+            lines.append(
+                f"| {name} | {row.case.tasks} | {row.subject} | {count(row.rate)} "
+                f"| {span(row.rate_min, row.rate_max)} | {peer} |"
+            )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Write the files."""
+    report = read_report(RESULTS)
+    readme = readme_page(README.read_text(), report)
+    README.write_text(readme)
     SETTINGS.write_text(settings_page())
-    PERFORMANCE.write_text(performance_page(PERFORMANCE.read_text()))
+    PERFORMANCE.write_text(performance_page(PERFORMANCE.read_text(), readme, report))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def kept(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """A run of two processes and of large states, on what processes can share."""
-    what = ["--backends", "disk/fsync,redis/through", "--scenarios", "by-processes,by-size"]
+    what = ["--backends", "disk/fsync", "--scenarios", "by-processes,by-size"]
     axes = ["--tokens", "8", "--processes", "2", "--size", "100000"]
     return run(tmp_path_factory.mktemp("shared") / "report.json", *what, *axes)
 
@@ -81,7 +81,7 @@ def rows_of(report, scenario):
 @pytest.mark.parametrize(("name", "axis"), GROWING.items())
 def test_cases_differ_in_one_axis_only(name, axis, keeping, full):
     """So that a plot along it shows nothing else; more processes have more tasks, as many each."""
-    cases = find_scenarios()[name].cases(Scale(0.1, full=full, **keeping))
+    cases = find_scenarios()[name].cases(Scale(0.1, full=full, named=True, **keeping))
     values = {other: {getattr(case, other) for case in cases} for other in AXES}
     moving = {other for other in AXES if len(values[other]) > 1}
     assert moving - ({"tasks"} if axis == "processes" else set()) == {axis}
@@ -95,15 +95,16 @@ def test_the_usual_run_does_without_them():
 
 
 def test_a_million_tokens_are_for_the_full_run_or_for_who_asks():
-    """In files and on a server no more than 100,000 are stored unless somebody says so."""
+    """In files and on a server 100,000 are stored if it was named, and more if somebody says so."""
     cases = find_scenarios()["by-tokens"].cases
 
     def most(**scale):
         return max(case.tokens for case in cases(Scale(0.1, **scale)))
 
     assert most(full=True) == 1_000_000
-    assert most(full=True, in_files=True) == most(full=True, on_server=True) == 100_000
-    assert most(on_server=True) == 10_000
+    assert most(full=True, in_files=True) == most(named=True, on_server=True) == 10_000
+    assert most(full=True, in_files=True, named=True) == 100_000
+    assert most(full=True, on_server=True, named=True) == 100_000
     assert most(on_server=True, tokens=(1_000_000,)) == 1_000_000
 
 
@@ -161,20 +162,15 @@ def test_processes_share_out_the_tasks(shared):
     """Each has as many; the floors, which know of no other process, are left out."""
     _, report = shared
     rows = rows_of(report, "by-processes")
-    assert {row["subject"] for row in rows} == {"disk/fsync", "redis/through"}
+    assert {row["subject"] for row in rows} == {"disk/fsync"}
     assert {(row["case"]["processes"], row["case"]["tasks"]) for row in rows} == {(2, 16)}
 
 
-def test_large_states_are_read_and_changed_by_all(shared):
-    """By the floors too: what they read is as long as what was written."""
+def test_large_states_are_read_and_changed_by_the_floor_too(shared):
+    """What it reads is as long as what was written."""
     _, report = shared
     rows = rows_of(report, "by-size")
-    assert {row["subject"] for row in rows} == {
-        "disk/fsync",
-        "redis/through",
-        "write_rename/fsync",
-        "redis_floor/kept",
-    }
+    assert {row["subject"] for row in rows} == {"disk/fsync", "write_rename/fsync"}
 
 
 def test_zipf_runs_on_what_is_exclusive_only():
