@@ -1,5 +1,6 @@
 """Servers for the tests of this directory."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Generic, TypeVar
@@ -94,3 +95,15 @@ def sentinel_setup(kept_sentinels: Kept[SentinelSetup]) -> SentinelSetup:
 def cluster_setup(kept_cluster: Kept[ClusterSetup]) -> ClusterSetup:
     """Run a cluster, empty and whole. The test may break it."""
     return kept_cluster.whole()
+
+
+@pytest.fixture
+def closed_ports() -> Iterator[list[int]]:
+    """Return ports where nobody listens, and nobody else can while the test runs."""
+    with ExitStack() as open_sockets:
+        ports = []
+        for _ in range(2):
+            bound = open_sockets.enter_context(socket.socket())
+            bound.bind(("127.0.0.1", 0))
+            ports.append(bound.getsockname()[1])
+        yield ports

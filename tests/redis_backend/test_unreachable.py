@@ -5,8 +5,8 @@ import itertools
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,18 +60,6 @@ async def until(condition: Any) -> None:
 def manager_of(url: str, **options: Any) -> StateManagerRedis:
     """Return a manager whose locks do not end by themselves while the test runs."""
     return StateManagerRedis(url, lock_expiration=600.0, **options)
-
-
-@pytest.fixture
-def closed_ports() -> Iterator[list[int]]:
-    """Return ports where nobody listens, and nobody else can while the test runs."""
-    with ExitStack() as open_sockets:
-        ports = []
-        for _ in range(2):
-            bound = open_sockets.enter_context(socket.socket())
-            bound.bind(("127.0.0.1", 0))
-            ports.append(bound.getsockname()[1])
-        yield ports
 
 
 @asynccontextmanager

@@ -13,10 +13,13 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
 
 from redis_backend.conftest import NAMES, named_server
 from statemgr import Settings, StateManager, StateManagerRedis, StateToken
+from statemgr.backends.redis.sentinel import Primary
 from statemgr.errors import BackendUnavailableError
 from statemgr.testing.proxy import FaultyProxy
 from statemgr.testing.servers import DEFAULT, ClusterSetup, SentinelSetup, Server, wait_until
@@ -146,6 +149,23 @@ async def test_first_sentinel_is_down(sentinel_setup: SentinelSetup) -> None:
     """The next sentinel is asked if one is down."""
     sentinel_setup.sentinels[0].kill()
     await use(sentinel_setup.url)
+
+
+async def test_no_sentinel_is_forgotten(
+    sentinel_setup: SentinelSetup, closed_ports: list[int]
+) -> None:
+    """All sentinels stay known when several connections are made while one of them is down."""
+    ports = [closed_ports[0], *(one.port for one in sentinel_setup.sentinels)]
+    at_once = {"retry": Retry(NoBackoff(), 0)}  # else they come to the second one after another
+    sentinel = Sentinel([("127.0.0.1", port) for port in ports], sentinel_kwargs=at_once)
+    pool: Any = sentinel.master_for(sentinel_setup.service).connection_pool
+    primary = Primary(pool)
+    connections = [pool.make_connection() for _ in range(8)]
+    await asyncio.gather(*map(primary.connect, connections))
+    known = [one.connection_pool.connection_kwargs["port"] for one in sentinel.sentinels]
+    assert sorted(known) == sorted(ports)
+    await asyncio.gather(*(one.disconnect() for one in connections))
+    await asyncio.gather(*(one.aclose() for one in sentinel.sentinels))
 
 
 async def test_cluster(cluster_setup: ClusterSetup) -> None:

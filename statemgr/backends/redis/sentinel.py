@@ -40,6 +40,7 @@ class Primary:
 
     def __init__(self, pool: SentinelConnectionPool) -> None:
         self._pool: Any = pool  # most of its methods have no types
+        self._sentinels = tuple(self._pool.sentinel_manager.sentinels)
         self._loop = asyncio.get_running_loop()
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._successors: dict[_Address, _Address] = {}  # who takes whose place
@@ -76,8 +77,15 @@ class Primary:
         self._connections.add(connection)
 
     async def _named(self) -> _Address:
-        named: _Address = await self._pool.get_master_address()
         sentinels = self._pool.sentinel_manager
+        try:
+            named: _Address = await self._pool.get_master_address()
+        finally:
+            # redis-py moves who answers to the front. If two calls do so at once, it loses another
+            # one, for good, and with it the connections to it.
+            first = sentinels.sentinels[0]
+            others = (sentinel for sentinel in self._sentinels if sentinel is not first)
+            sentinels.sentinels = [first, *others]
         if sentinels._force_master_ip is not None:
             return named
         # redis-py asks with SENTINEL MASTERS. There the one that leads a switch names the old
