@@ -1,6 +1,8 @@
 """How figures are written: three digits and a unit."""
 
-from benchmarks.results import Ratio
+from collections.abc import Callable
+
+from benchmarks.results import Ratio, Row
 
 
 def digits(value: float) -> str:
@@ -54,3 +56,29 @@ def times(ratio: Ratio | None) -> str:
     if ratio is None:
         return "-"
     return f"{'' if ratio.told else '~'}{factor(ratio.value)}x"
+
+
+# What `cells` writes, the subject's name aside.
+MEASURES = ("op/s", "min..max", "p50", "p99", "max", "CPU/op", "GC", "memory", "/peer", "/floor")
+
+
+def cells(row: Row, ratio: Callable[[Ratio | None], str]) -> tuple[str, ...]:
+    """Write what was measured, as in every table, behind the subject's name.
+
+    Args:
+        row: What was measured.
+        ratio: Writes how it is beside the peer, and the floor.
+    """
+    latency = (row.latency.p50, row.latency.p99, row.latency.max) if row.latency else ()
+    growth = row.memory_growth
+    return (
+        row.subject,
+        count(row.rate),
+        span(row.rate_min, row.rate_max),
+        *([duration(time) for time in latency] or ["-"] * 3),
+        duration(row.cpu_per_operation),
+        share(row.collector_share),
+        "-" if growth is None else f"{digits(growth / 2**20)}M",
+        ratio(row.versus_peer),
+        ratio(row.versus_floor),
+    )

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.figures import count, digits, duration, share, span, times
+from benchmarks.figures import MEASURES, cells, digits, duration, times
 from benchmarks.results import AXES, Case, Failure, Ratio, Row
 from benchmarks.scenario import Scenario
 from benchmarks.subject import Role, Subject
@@ -18,7 +18,6 @@ from benchmarks.subject import Role, Subject
 WIDTH = 110
 
 _TEXT = ("scenario", "tasks", "subject")
-_FIGURES = ("op/s", "min..max", "p50", "p99", "max", "CPU/op", "GC", "memory", "/peer", "/floor")
 _BESIDE = ("ratio", "min..max", "beside")
 _LOAD = ("commands/op", "reads/op", "server CPU/op")
 
@@ -29,22 +28,6 @@ class Line(NamedTuple):
     case: Case
     part: str
     cells: list[str]
-
-
-def _cells(row: Row) -> list[str]:
-    latency = (row.latency.p50, row.latency.p99, row.latency.max) if row.latency else ()
-    growth = row.memory_growth
-    return [
-        row.subject,
-        count(row.rate),
-        span(row.rate_min, row.rate_max),
-        *([duration(time) for time in latency] or ["-"] * 3),
-        duration(row.cpu_per_operation),
-        share(row.collector_share),
-        "-" if growth is None else f"{digits(growth / 2**20)}M",
-        times(row.versus_peer),
-        times(row.versus_floor),
-    ]
 
 
 def _load_cells(row: Row) -> list[str]:
@@ -65,7 +48,7 @@ def print_tables(
     rows: Sequence[Row], scenarios: Mapping[str, Scenario], subjects: Mapping[str, Subject]
 ) -> None:
     """Print the rows, what a server did for them, and below it what there is to add."""
-    print_table(_FIGURES, [Line(row.case, row.part, _cells(row)) for row in rows])
+    print_table(MEASURES, [Line(row.case, row.part, list(cells(row, times))) for row in rows])
     served = [row for row in rows if "commands" in row.extra]
     if served:
         print()

@@ -101,6 +101,7 @@ def make_page(
             chance=chance(rounds),
             tallies=[list(tallies(one)) for one in standings],
             total=verdict_counts(standings),
+            once=sum(one.row.rounds == 1 for each in standings for one in each.comparisons),
             with_peers=any(one.with_peers for one in standings),
             Verdict=Verdict,
             standings=[artist.standing_card(one) for one in standings],

@@ -4,12 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.figures import count, digits, duration, factor, share, span
+from benchmarks.figures import MEASURES, cells, count, digits, duration, factor
 from benchmarks.page.charts import Chart
 from benchmarks.page.verdicts import Standing
 from benchmarks.results import Ratio, Row
-
-_HEADINGS = ("op/s", "min..max", "p50", "p99", "max", "CPU/op", "GC", "memory", "/peer", "/floor")
 
 _EXTRAS: dict[str, tuple[str, Callable[[float], str]]] = {
     "bytes_per_token": ("bytes/token", count),
@@ -44,11 +42,11 @@ def chart_table(chart: Chart) -> Table:
     named = [_EXTRAS.get(name, (name.replace("_", " "), count)) for name in extras]
     return Table(
         names=(chart.axis, "subject") if chart.axis else ("subject",),
-        figures=(*_HEADINGS, *(heading for heading, _ in named)),
+        figures=(*MEASURES, *(heading for heading, _ in named)),
         lines=tuple(
             (
                 *((_value(chart.axis, row),) if chart.axis else ()),
-                *_cells(row),
+                *cells(row, _ratio),
                 *(
                     write(row.extra[name]) if name in row.extra else "-"
                     for name, (_, write) in zip(extras, named, strict=True)
@@ -80,22 +78,6 @@ def _numbers(extra: Mapping[str, Any]) -> list[str]:
 def _value(axis: str, row: Row) -> str:
     value: int = getattr(row.case, axis)
     return f"{value:,}" if value else "ref."
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    latency = (row.latency.p50, row.latency.p99, row.latency.max) if row.latency else ()
-    growth = row.memory_growth
-    return (
-        row.subject,
-        count(row.rate),
-        span(row.rate_min, row.rate_max),
-        *([duration(time) for time in latency] or ["-"] * 3),
-        duration(row.cpu_per_operation),
-        share(row.collector_share),
-        "-" if growth is None else f"{digits(growth / 2**20)}M",
-        _ratio(row.versus_peer),
-        _ratio(row.versus_floor),
-    )
 
 
 def _ratio(ratio: Ratio | None) -> str:

@@ -258,6 +258,14 @@ def test_one_round_tells_nothing(tmp_path):
         for one in measured(case, name, speed, (1.0,))
     ]
     assert "not told from noise in 1." in written(report_of(single), tmp_path / "page.html").said
+    other = Case("read", 1, 100, 0.5)
+    several = [
+        one
+        for name, speed in (("store", 9000.0), ("rival", 10.0))
+        for one in measured(other, name, speed, (1.0, 1.1))
+    ]
+    said = written(report_of([*single, *several]), tmp_path / "both.html").said
+    assert "not told from noise in 1 (in 1 there was one round only)." in said
 
 
 def test_the_head_tells_where_it_was_measured(page):
