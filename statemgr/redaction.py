@@ -1,6 +1,5 @@
 """What logs and errors may say: idents by a keyed digest, URLs without their password."""
 
-import hashlib
 import os
 import re
 
@@ -19,14 +18,16 @@ class Redaction:
 
     def __init__(self, *, show_idents: bool = False, key: bytes | None = None) -> None:
         self._show_idents = show_idents
-        self._key = hashlib.blake2b(key or os.urandom(32), digest_size=32).digest()
+        self._key = key or os.urandom(32)
 
     def ident(self, lock_key: str) -> str:
         """Return a name for the ident behind `lock_key`, such as `ident #1c0ffee2`."""
         if self._show_idents:
             return f"ident {lock_key!r}"
-        digest = hashlib.blake2b(lock_key.encode(), key=self._key, digest_size=4)
-        return f"ident #{digest.hexdigest()}"
+        from hashlib import blake2b  # slow to import, and most programs never get here
+
+        key = blake2b(self._key, digest_size=32).digest()
+        return f"ident #{blake2b(lock_key.encode(), key=key, digest_size=4).hexdigest()}"
 
     def state(self, cache_key: str) -> str:
         """Return a name for the state under `cache_key`: its class and its ident's name."""
