@@ -230,7 +230,7 @@ async def test_message_that_comes_before_the_wait(valkey: Any) -> None:
         queue(grant)
         if names.count("acquire") == 1:
             Behind(valkey).raw.delete(Behind(valkey).key)
-            manager._grants._hear(grant.owner.encode())
+            manager._grants._hear(grant.owner)
 
     names: list[str] = []
     count_scripts(manager, names)
@@ -244,7 +244,7 @@ async def test_messages_for_nobody(valkey: Any) -> None:
     manager: Any = await valkey.open()
     await increment(manager, COUNTER)
     manager._grants._hear(b"nobody.1")
-    manager._grants._hear(manager._grants._new(KEY).owner.encode())
+    manager._grants._hear(manager._grants._new(KEY).owner)
     await increment(manager, COUNTER)
     assert await manager.get_state(COUNTER) == Counter(2)
 

@@ -103,7 +103,7 @@ class Grant:
         "wanted",
     )
 
-    def __init__(self, lock_key: str, key: str, owner: str) -> None:
+    def __init__(self, lock_key: str, key: str, owner: bytes) -> None:
         self.lock_key = lock_key
         self.key = key
         self.owner = owner
@@ -175,6 +175,7 @@ class Grants:
         self._channel = channel
         self._keys = keys
         self._clock = clock
+        self._monotonic = clock.monotonic
         self._lock_expiration = lock_expiration
         self._keeps = b"1" if keeps else b"0"
         self._name = name
@@ -238,13 +239,14 @@ class Grants:
                     raise grant.failure
                 if not grant.queued or grant.called:
                     grant.called = False
-                    asked_at, openings = self._clock.monotonic(), self._openings
+                    asked_at, openings = self._monotonic(), self._openings
                     reply = await self._ask(grant, classes, joins)
                     if reply[0] == 1:
                         self._renewed(grant, asked_at)
-                        if not self._clock.monotonic() < grant.deadline:
-                            continue  # it took too long: is it still ours?
-                        break
+                        now = self._monotonic()
+                        if now < grant.deadline:
+                            break
+                        continue  # it took too long: is it still ours?
                     if not joins:
                         raise self._timed_out(lock_key, timeout or 0.0)
                     self._queue(grant)
@@ -264,12 +266,12 @@ class Grants:
         grant.asking = None
         grant.fence = int(reply[1])
         grant.wanted = reply[2] == 1 or grant.called
-        grant.turn_ends_at = self._clock.monotonic() + _SLICE
+        grant.turn_ends_at = now + _SLICE
         return grant, reply[3:]
 
     async def reread(self, grant: Grant, classes: Sequence[bytes]) -> list[bytes | None] | None:
         """Return records of an ident that is owned; None if it is not any more."""
-        asked_at = self._clock.monotonic()
+        asked_at = self._monotonic()
         reply = await self._ask(grant, classes, joins=False)
         grant.asking = None
         if reply[0] != 1:
@@ -297,14 +299,14 @@ class Grants:
 
     def _queue(self, grant: Grant) -> None:
         grant.queued = True
-        self._queued[grant.owner.encode()] = grant
+        self._queued[grant.owner] = grant
 
     def _unqueue(self, grant: Grant) -> None:
         if self._waiting.get(grant.lock_key) is grant:
             del self._waiting[grant.lock_key]
         if grant.queued:
             grant.queued = False
-            del self._queued[grant.owner.encode()]
+            del self._queued[grant.owner]
 
     async def _wait(self, grant: Grant, seconds: float) -> None:
         """Wait until the lock is passed to us, or for some seconds."""
@@ -364,24 +366,24 @@ class Grants:
 
     def _new(self, lock_key: str) -> Grant:
         self._number += 1
-        return Grant(lock_key, self._keys.ident(lock_key), f"{self._instance}.{self._number}")
+        owner = f"{self._instance}.{self._number}".encode()
+        return Grant(lock_key, self._keys.ident(lock_key), owner)
 
     # Keeping
 
     def _renewed(self, grant: Grant, asked_at: float) -> None:
-        owner = grant.owner.encode()
         grant.held = True
         grant.renewed_at = asked_at
         grant.deadline = asked_at + self._lock_expiration
-        self._held.pop(owner, None)
-        self._held[owner] = grant
+        self._held.pop(grant.owner, None)
+        self._held[grant.owner] = grant
         if self._renewing is None:
             self._renewing = self._clock.call_later(self._lock_expiration / 3, self._renew)
 
     def _renew(self) -> None:
         """Renew the grants that are a third of their time old."""
         self._renewing = None
-        now = self._clock.monotonic()
+        now = self._monotonic()
         for owner, grant in list(self._held.items()):
             due = grant.renewed_at + self._lock_expiration / 3
             if due > now + _MARGIN:
@@ -429,7 +431,7 @@ class Grants:
         else:
             # It may be ahead of the reply to who asked: that comes by another connection.
             for grant in self._waiting.values():
-                if grant.owner.encode() == owner:
+                if grant.owner == owner:
                     grant.called = True
 
     def _want(self, grant: Grant) -> None:
@@ -482,7 +484,7 @@ class Grants:
 
     def forget(self, grant: Grant) -> None:
         """Renew a grant no more: it was given up, or is lost."""
-        self._held.pop(grant.owner.encode(), None)
+        self._held.pop(grant.owner, None)
         grant.held = False
 
     def release(self, grant: Grant) -> None:
@@ -490,7 +492,7 @@ class Grants:
         asked = grant.asking if not grant.held and not grant.queued else None
         self.forget(grant)
         self._unqueue(grant)
-        now = self._clock.monotonic()
+        now = self._monotonic()
         renewals = [part for name, at in grant.touched.items() for part in (name, age_ms(now, at))]
         call = self._channel.call(
             RELEASE, grant.key, grant.owner, self._claim, self._expiration, *renewals
@@ -522,5 +524,5 @@ def age_ms(now: float, then: float) -> int:
     return max(0, round((now - then) * 1000))
 
 
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000))
+def _ms(seconds: float) -> bytes:
+    return b"%d" % max(1, round(seconds * 1000))
