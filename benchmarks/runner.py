@@ -248,7 +248,7 @@ def _child(
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` after the block, not in it.
+    """Raise `KeyboardInterrupt` after the block, not in it, even if the block raises another error.
 
     While a process is being started there is a moment at which it runs and nobody has its id:
     an exception then would leave it running.
@@ -263,8 +263,8 @@ def _interrupts_held_back() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, handlers, strict=True):
             signal.signal(number, handler)
-    if caught:
-        raise KeyboardInterrupt
+        if caught:
+            raise KeyboardInterrupt
 
 
 def _end(child: subprocess.Popen[str]) -> None:

@@ -92,7 +92,7 @@ class Scenario:
 
     Attributes:
         name: Unique.
-        summary: One line for `--list`.
+        summary: One line for `list`.
         runs_on: Whether a subject offers what the scenario needs.
         cases: The cases for a scale; called in the parent process.
         measure: Measure one case on one subject; called in a fresh process.

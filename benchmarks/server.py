@@ -167,5 +167,10 @@ def _refusals_told() -> Iterator[None]:
 
     try:
         yield
-    except (RedisError, ValueError) as error:
+    except RedisError as error:
         raise ServerError(f"the Redis server cannot be used: {error}") from error
+    except ValueError:  # which quotes parts of the URL, perhaps of its password
+        raise ServerError(
+            "--redis-url is no URL of a Redis server: write redis://:password@host:port/database, "
+            "any of @ : / ? # % in the password as %40 %3A %2F %3F %23 %25"
+        ) from None

@@ -139,7 +139,7 @@ class Subject:
     Attributes:
         name: Unique. A variant of a backend is `backend/variant`.
         role: Ours, a peer or a floor.
-        summary: One line for `--list`.
+        summary: One line for `list`.
         against: The backends or variants that a peer or a floor is compared with; see `rivals`.
         requires: Modules that must be importable; a peer with any runs under `--peers` only.
         always: Run a peer without `--peers` too, because it costs nothing to have.

@@ -1,12 +1,12 @@
-"""Turns measurements into rows: medians over rounds, and ratios."""
+"""Turns measurements into rows: medians over rounds, and ratios; and failures into lines."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from benchmarks.results import Case, Latency, Measurement, Point, Ratio, Row
+from benchmarks.results import Case, Failure, Latency, Measurement, Point, Ratio, Row
 from benchmarks.subject import Role, Subject, rivals
 
 Key = tuple[Case, str, str]
@@ -43,6 +43,15 @@ def points_of(measurements: Iterable[Measurement], *, base: bool = False) -> dic
             for point in measured.points:
                 found[measured.case, point.part, measured.subject][measured.round] = point
     return dict(found)
+
+
+def failure_lines(failures: Iterable[Failure]) -> list[str]:
+    """Tell each reason once for each case and subject, that of the other checkout apart."""
+    reasons = Counter((one.case, one.subject, one.base, one.reason) for one in failures)
+    return [
+        f"{number}x: {case}, {subject}{' (base)' if base else ''}: {reason}"
+        for (case, subject, base, reason), number in reasons.items()
+    ]
 
 
 def summarize(measurements: Sequence[Measurement], subjects: Mapping[str, Subject]) -> list[Row]:

@@ -1,7 +1,6 @@
 """The table of a run, and the notes below it."""
 
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from benchmarks.figures import MEASURES, cells, digits, duration, times
 from benchmarks.results import AXES, Case, Failure, Ratio, Row
 from benchmarks.scenario import Scenario
 from benchmarks.subject import Role, Subject
+from benchmarks.summary import failure_lines
 
 WIDTH = 110
 
@@ -77,7 +77,7 @@ def print_tables(
             print_wrapped(f"{name} lacks what ours promise: {'; '.join(lacks)}.")
 
 
-def labels(lines: Iterable[Line | Row]) -> dict[Case, str]:
+def labels(lines: Iterable[Line]) -> dict[Case, str]:
     """Name each case by its scenario, and by what else tells it from the other ones of it.
 
     The number of tasks is left out: it has a column of its own.
@@ -123,7 +123,6 @@ def print_wrapped(text: str) -> None:
 
 
 def print_failures(failures: Sequence[Failure]) -> None:
-    """Print each reason once for each case and subject."""
-    reasons = Counter((failure.case, failure.subject, failure.reason) for failure in failures)
-    for (case, subject, reason), number in reasons.items():
-        print_wrapped(f"failed {number}x: {case}, {subject}: {reason}")
+    """Print what failed and why."""
+    for line in failure_lines(failures):
+        print_wrapped(f"failed {line}")

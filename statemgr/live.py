@@ -67,7 +67,7 @@ class LiveStates(StateManagerExpiration, StateManager):
         self.rollback = rollback
         self._entries: dict[str, Entry] = {}
         self._set_aside: dict[str, Entry] = {}
-        self._locks = KeyedLocks(self._clock, self._redaction.ident)
+        self._locks = KeyedLocks(self._clock, self._redaction.ident, self._lock_released)
 
     # Changing
 

@@ -41,6 +41,8 @@ class KeyedLocks:
     Args:
         clock: What timeouts are measured by.
         name: Turns a key into what an error message may call it.
+        on_free: Called with a key when its lock was handed to a waiter that is cancelled just
+            then, and nobody else waits: nobody releases that one.
 
     Attributes:
         holders: Who holds each key that is locked. NOTE: the memory backend takes and frees a
@@ -49,11 +51,17 @@ class KeyedLocks:
             A key in `queues` is always in `holders`.
     """
 
-    __slots__ = ("_clock", "_name", "holders", "queues")
+    __slots__ = ("_clock", "_name", "_on_free", "holders", "queues")
 
-    def __init__(self, clock: Clock, name: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        name: Callable[[str], str],
+        on_free: Callable[[str], None] | None = None,
+    ) -> None:
         self._clock = clock
         self._name = name
+        self._on_free = on_free
         self.holders: dict[str, Holder] = {}
         self.queues: dict[str, OrderedDict[asyncio.Future[None], Holder]] = {}
 
@@ -134,6 +142,8 @@ class KeyedLocks:
     def _give_up(self, key: str, turn: asyncio.Future[None]) -> None:
         if turn.done() and not turn.cancelled() and turn.exception() is None:
             self.release(key)  # it was handed to us before the cancel arrived
+            if self._on_free is not None and key not in self.holders:
+                self._on_free(key)
         else:
             self._withdraw(key, turn)
 

@@ -74,7 +74,7 @@ def measure(options: RunOptions) -> int:
     )
     if options.json:
         write_report(report, options.json)
-    _print(report, plan, options, scenarios, subjects)
+    _print(report, plan, scenarios, subjects)
     planned = sum(len(step) for _, step in steps)
     print_wrapped(_closing_line(outcome, plan, planned, options, environment))
     if outcome.interrupted:
@@ -98,15 +98,14 @@ def _plan(
 def _print(
     report: Report,
     plan: Sequence[Step],
-    options: RunOptions,
     scenarios: Mapping[str, Scenario],
     subjects: Mapping[str, Subject],
 ) -> None:
     if report.rows:
         print_tables(report.rows, scenarios, subjects)
-    if options.base:
+    if changes := changes_within(report, CONFIDENCE):
         print()
-        print_changes(changes_within(report, CONFIDENCE), CONFIDENCE, THRESHOLD)
+        print_changes(changes, CONFIDENCE, THRESHOLD)
     print_failures(report.failures)
     if report.environment["file_system"] in IN_MEMORY and _any_subject(plan, "in_files"):
         print_wrapped(

@@ -15,7 +15,7 @@ from benchmarks.page.bars import draw_bars, draw_latency_ranges
 from benchmarks.page.canvas import drawing
 from benchmarks.page.charts import Chart, charts
 from benchmarks.page.curves import draw_curves, draw_latency_curves, draw_swatch
-from benchmarks.page.facts import chance, collector_table, facts, failure_lines, verdict_counts
+from benchmarks.page.facts import chance, collector_table, facts, verdict_counts
 from benchmarks.page.families import families, present
 from benchmarks.page.ratios import draw_ratios
 from benchmarks.page.samples import BYTES, PROCESS_BYTES, RATE, Samples
@@ -27,6 +27,7 @@ from benchmarks.page.verdicts import Standing, Verdict, standing, tallies
 from benchmarks.results import Row
 from benchmarks.scenario import Scenario
 from benchmarks.subject import Subject
+from benchmarks.summary import failure_lines
 
 _HERE = Path(__file__).parent
 
@@ -108,7 +109,7 @@ def make_page(
             sections=list(_sections(drawn, report.rows, scenarios, artist)),
             subjects=shown,
             collector=collector_table(report.rows),
-            failures=failure_lines(report.failures),
+            failures=failure_lines([one for one in report.failures if not one.base]),
             lacking=[subject for subject in shown.values() if subject.lacks],
             numbers={name: number for number, name in enumerate(shown)},
             swatches=artist.swatches(),

@@ -11,7 +11,7 @@ from benchmarks.figures import share
 from benchmarks.files import Report
 from benchmarks.page.tables import Table
 from benchmarks.page.verdicts import Standing, Verdict, setting_name, verdict
-from benchmarks.results import Failure, Row
+from benchmarks.results import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +70,6 @@ def collector_table(rows: Sequence[Row]) -> Table:
         figures=("median of its rows", "most", "where"),
         lines=tuple((name, share(half), share(most), where) for most, name, half, where in lines),
     )
-
-
-def failure_lines(failures: Sequence[Failure]) -> list[str]:
-    """Tell each reason once for each case and subject."""
-    reasons = Counter((str(one.case), one.subject, one.reason) for one in failures if not one.base)
-    return [
-        f"{number}x: {case}, {subject}: {reason}"
-        for (case, subject, reason), number in reasons.items()
-    ]
 
 
 def _when(environment: Mapping[str, Any]) -> str:

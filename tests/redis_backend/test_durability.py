@@ -1,5 +1,7 @@
 """What `durability` waits for, and what becomes of a change that does not get it."""
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -138,6 +140,38 @@ async def test_reply_to_the_wait_is_lost(replicated: tuple[Server, Server]) -> N
         with pytest.raises(CommitUncertainError, match="the connection was lost"):
             await change(manager)
         assert await change(manager) == 3
+
+
+async def test_commit_that_is_sent_again(replicated: tuple[Server, Server]) -> None:
+    """The wait was answered before: of the commit it says nothing."""
+    server, _ = replicated
+    async with manager_of(server, durability="replicated") as manager:
+        assert await change(manager) == 1
+        with pytest.raises(CommitUncertainError, match="it was sent again"):
+            async with manager.modify_state(TOKEN) as state:
+                state.n += 1
+                await asyncio.to_thread(server.command, "SCRIPT", "FLUSH")
+        assert await change(manager) == 3
+
+
+async def test_body_outlives_a_flush_that_is_not_confirmed(
+    replicated: tuple[Server, Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lock is still there, and what the body changes is written."""
+    server, _ = replicated
+    async with manager_of(
+        server, durability="replicated", replicas=2, oplock="behind", oplock_hold_time=0.2
+    ) as manager:
+        assert await change(manager) == 1
+        with pytest.raises(CommitUncertainError, match="is in Redis, but 1 of 2"):
+            async with manager.modify_state(TOKEN) as state:
+                state.n += 1
+                await asyncio.to_thread(wait_until, lambda: caplog.records, "a log line")
+        assert "may be lost: the change" in caplog.text
+        with contextlib.suppress(CommitUncertainError):  # of the flush
+            await manager.close()
+    async with manager_of(server) as other:
+        assert (await other.get_state(TOKEN)).n == 2
 
 
 async def test_written_behind(

@@ -268,6 +268,71 @@ async def test_slow_grant_is_asked_for_again(valkey: Any) -> None:
     assert names == ["acquire", "acquire", "commit"]
 
 
+async def test_slow_grant_is_not_renewed_while_it_is_in_doubt(valkey: Any) -> None:
+    """Somebody else has it meanwhile; it is good when it is granted once more."""
+    manager: Any = await valkey.open(lock_warning_threshold=LONG)
+    await manager.has_state(COUNTER)
+    behind = Behind(valkey)
+    names: list[str] = []
+    call = manager._channel.call
+
+    def slow(script: Any, *args: Any) -> Any:
+        names.append(script.name)
+        if len(names) == 2:
+            behind.expire_lock()
+            behind.acquire("other.1")
+        made = call(script, *args)
+        if len(names) == 1:
+            valkey.clock.advance(manager.lock_expiration)
+        return made
+
+    manager._channel.call = slow
+    task = valkey.spawn(increment(manager, COUNTER))
+    await waiting(valkey, manager, 1)
+    await valkey.clock.advance_and_settle(manager.lock_expiration)
+    behind.raw.delete(behind.key)
+    await valkey.drive(asyncio.wait([task]))
+    task.result()
+    assert "extend" not in names
+
+
+async def cancelled_at_its_turn(harness: Any, manager: Any) -> None:
+    """Cancel a waiter in the turn of the loop in which a commit hands it the lock."""
+    async with manager.modify_state(COUNTER) as counter:
+        counter.value += 1
+        task = harness.spawn(increment(manager, COUNTER))
+        await waiting(harness, manager, 1)
+        asyncio.get_running_loop().call_soon(task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_waiter_cancelled_at_its_turn_leaves_no_lock(valkey: Any) -> None:
+    """The commit has kept it for the waiter: it is given back, not renewed for nobody."""
+    manager: Any = await valkey.open(lock_warning_threshold=LONG)
+    await cancelled_at_its_turn(valkey, manager)
+    assert manager._granted == manager._grants._held == {}
+    other = await valkey.open()
+    async with other.modify_state(COUNTER, timeout=0) as counter:
+        assert counter == Counter(1)
+
+
+async def test_waiter_cancelled_at_its_turn_leaves_no_place(valkey: Any) -> None:
+    """The commit has passed the lock to another process, and asked for it again."""
+    manager: Any = await valkey.open(lock_warning_threshold=LONG)
+    async with manager.modify_state(COUNTER):
+        task = valkey.spawn(increment(manager, COUNTER))
+        await waiting(valkey, manager, 1)
+        grant = manager._granted[KEY]
+        grant.wanted, grant.turns = True, 0
+        asyncio.get_running_loop().call_soon(task.cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert manager._grants._waiting == {}
+    await valkey.eventually(lambda: manager._channel.outstanding == 0)
+    assert Behind(valkey).owner() == b""
+
+
 async def test_timeout_as_the_turn_comes(valkey: Any) -> None:
     """When the wait has just ended otherwise, the timeout still counts, and no lock is left."""
     manager: Any = await valkey.open()

@@ -362,9 +362,8 @@ async def test_a_connection_that_is_made_again_is_no_outage(
 def test_address_that_is_not_known(caplog: pytest.LogCaptureFixture) -> None:
     """Without an address messages do without one."""
     outage = Outage(str, 1.0)
-    assert outage.begin("cannot be reached", TimeoutError("why")) == (
-        "the server cannot be reached: why"
-    )
+    outage.begin("cannot be reached", TimeoutError("why"))
+    assert outage.message == "the server cannot be reached: why"
     assert outage.unavailable().address is None
 
 

@@ -10,6 +10,8 @@ from statistics import median
 
 import pytest
 
+from benchmarks.runner import _interrupts_held_back
+from benchmarks.server import ServerError
 from statemgr.testing.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -338,6 +340,16 @@ def test_a_server_of_the_user_is_left_empty():
         assert "cmdstat_evalsha" in server.client().info("commandstats")
 
 
+def test_a_bad_url_is_told_without_its_password():
+    """The first part of one with a slash looks like a port, which the error would quote."""
+    url = "redis://:hunter2/x@127.0.0.1:6379/0"
+    done = run(*TINY, "--backends", "redis", "--redis-url", url)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "error: --redis-url is no URL of a Redis server" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
 def test_subjects_take_turns(two_rounds):
     """Within a case the rounds of the subjects alternate."""
     order = [(measured["round"], measured["subject"]) for measured in two_rounds["measurements"]]
@@ -495,6 +507,15 @@ def test_ctrl_c_ends_the_server_and_its_clients(tmp_path):
     assert process.returncode == 130
     assert ours() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_counts_while_a_server_fails_to_start():
+    """The run ends, rather than going on with one more failure."""
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), _interrupts_held_back():
+        signal.raise_signal(signal.SIGINT)
+        raise ServerError("it does not start")
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def command_lines() -> list[str]:

@@ -24,7 +24,8 @@ class Fixture:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.locks = KeyedLocks(self.clock, lambda key: f"<{key}>")
+        self.freed: list[str] = []
+        self.locks = KeyedLocks(self.clock, lambda key: f"<{key}>", self.freed.append)
         self.order: list[str] = []
         self.exits: dict[str, asyncio.Event] = {}
 
@@ -297,6 +298,18 @@ class TestCancelling:
         assert locks.order == ["lucky"]
         locks.exits["lucky"].set()
         await lucky
+        locks.assert_empty()
+        assert locks.freed == []  # by none but who released it
+
+    async def test_a_lock_that_nobody_takes_over_is_told(self, locks: Fixture) -> None:
+        await locks.locks.acquire("k", Holder())
+        unlucky = locks.start("unlucky")
+        await locks.clock.settle()
+        locks.locks.release("k")
+        assert (locks.locks.holders.keys(), locks.freed) == ({"k"}, [])
+        unlucky.cancel()
+        await _cancelled(unlucky)
+        assert locks.freed == ["k"]
         locks.assert_empty()
 
     async def test_hand_over_timeout_and_cancel_in_one_turn(self, locks: Fixture) -> None:

@@ -124,7 +124,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         )
         self._init_expiration(self._clock.time)
         self.directory = Path(directory).absolute()  # the working directory may change
-        self._locks = KeyedLocks(self._clock, self._redaction.ident)
+        self._locks = KeyedLocks(self._clock, self._redaction.ident, self._freed)
         # Idents whose lock is held or waited for here, and their lock keys; and those of which
         # the lock between processes is held.
         self._names: dict[str, str] = {}
@@ -305,8 +305,12 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         self._inside.discard(modification.grant)
         self._locks.release(lock_key)
         if lock_key not in self._locks.holders:
-            self._names.pop(modification.grant, None)
-            self._lock_released(lock_key)
+            self._freed(lock_key, modification.grant)
+
+    def _freed(self, lock_key: str, name: str | None = None) -> None:
+        """Forget an ident whose lock no task here has."""
+        self._names.pop(name or ident_name(lock_key), None)
+        self._lock_released(lock_key)
 
     # Reading
 

@@ -1,8 +1,8 @@
 """`Durability`: what a change waits for beside Redis's own answer.
 
 WAIT and WAITAOF tell what others, or the disk, have of what was written before on the same
-connection. So the question goes out right behind the commit; if only one of the two was sent again
-on another connection, the answer is about something else.
+connection. So the question goes out right behind the commit. If the commit was refused and sent
+again, or one of the two alone on another connection, the answer is about something else.
 """
 
 from collections.abc import Callable
@@ -60,11 +60,10 @@ class Durability:
             raise self._doubtful(
                 grant, f"; whether it would outlive a crash is not known: {error}"
             ) from error.__cause__
-        # On another connection than the commit's, it tells about what was written there.
-        if asked.doubts != commit.doubts:
-            raise self._doubtful(
-                grant, "; whether it would outlive a crash is not known: the connection was lost"
-            )
+        # On another connection than the commit's, or before it, it tells about other writes.
+        if commit.was_refused or asked.doubts != commit.doubts:
+            why = "it was sent again" if commit.was_refused else "the connection was lost"
+            raise self._doubtful(grant, f"; whether it would outlive a crash is not known: {why}")
         copies, needed = (reply[0], 1) if self._kind == "aof" else (reply, self._replicas)
         if copies < needed:
             whose = "its disk" if self._kind == "aof" else f"{copies} of {needed} replicas"

@@ -242,9 +242,9 @@ class Grants:
                     asked_at, openings = self._monotonic(), self._openings
                     reply = await self._ask(grant, classes, joins)
                     if reply[0] == 1:
-                        self._renewed(grant, asked_at)
                         now = self._monotonic()
-                        if now < grant.deadline:
+                        if now < asked_at + self._lock_expiration:
+                            self._renewed(grant, asked_at)
                             break
                         continue  # it took too long: is it still ours?
                     if not joins:

@@ -69,6 +69,8 @@ class Call:
             whoever waited was cancelled, or waits no longer. A call without it is dropped then,
             unless it was sent.
         refusal: Why the server has refused it for a while; not there if it has not.
+        was_refused: Whether a server has refused it, for a while or for another one to do it: it
+            was sent again, behind what was sent after it.
         undoes: The call that this one takes back; not there if it takes back none.
     """
 
@@ -87,6 +89,7 @@ class Call:
         "sent",
         "sent_at",
         "undoes",
+        "was_refused",
     )
 
     # NOTE: not filled in by __init__, which is on the path of every call: see `getattr`.
@@ -106,7 +109,7 @@ class Call:
         self.script = script
         self.args = args
         self.asked_at = self.sent_at = asked_at
-        self.sent = self.failed = False
+        self.sent = self.failed = self.was_refused = False
         self.doubts = 0
         self.hops = 0
         self.late: Callable[[Reply], object] | None = None
@@ -367,6 +370,7 @@ class Link:
         error = without_arguments(refusal)
         text = str(error)
         call.sent = call.doubts > 0  # it was not done this time
+        call.was_refused = True
         if not call.is_wanted:
             return
         if text.startswith(("MOVED", "ASK ")):

@@ -121,7 +121,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if not isinstance(self._client, Client):
             kind = f"{type(redis).__module__}.{type(redis).__qualname__}"
             raise refused("redis", kind, "a URL, or a client of redis.asyncio")
-        self._locks = KeyedLocks(self._clock, self._redaction.ident)
+        self._locks = KeyedLocks(self._clock, self._redaction.ident, self._freed)
         self._granted: dict[str, Grant] = {}  # by lock key
         self._keeps = oplock != "off"
         self._writes_behind = oplock == "behind"
@@ -435,8 +435,11 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     def _end(self, lock_key: str, grant: Grant | None) -> None:
         """Let go of the lock here: the next task has it, or nobody."""
         self._locks.release(lock_key)
-        if lock_key in self._locks.holders:
-            return
+        if lock_key not in self._locks.holders:
+            self._freed(lock_key, grant)
+
+    def _freed(self, lock_key: str, grant: Grant | None = None) -> None:
+        """Give up what is not to be kept of an ident whose lock no task here has."""
         if self._passed_over:
             self._lock_released(lock_key)
         self._grants.give_up(lock_key)

@@ -43,23 +43,17 @@ class Outage:
         self.message = ""
 
     @property
-    def address(self) -> str:
-        """Where the server is."""
-        return self._where()
-
-    @property
     def server(self) -> str:
         """What messages call it."""
         address = self._where()
         return f"{self._what} at {address}" if address else self._what
 
-    def begin(self, problem: str, error: Exception) -> str:
-        """Take note of a try that has failed, and return the message for it."""
+    def begin(self, problem: str, error: Exception) -> None:
+        """Take note of a try that has failed."""
         self.message = f"{self.server} {problem}: {reason_of(error, self._timeout)}"
         if self.error is None:
             logger.warning("%s", self.message)
         self.error = error
-        return self.message
 
     def end(self) -> None:
         """Take note that nothing is wrong."""

@@ -232,14 +232,18 @@ class Writer:
         flushing.add_done_callback(functools.partial(self._flush_ended, grant.lock_key))
 
     async def _flush_done(self, commit: Commit, call: Call) -> None:
-        reply: Any
         try:
             reply = await call.future
-            if reply[0] == 1 and commit.copies is not None:
-                await self._durability.confirm(commit.grant, call, commit.copies)
-        except StateManagerError as error:
-            reply = error
+        except BackendUnavailableError as error:
+            commit.conclude(error)
+            return
         commit.conclude(reply)
+        if reply[0] == 1 and commit.copies is not None:
+            try:
+                await self._durability.confirm(commit.grant, call, commit.copies)
+            except CommitUncertainError as error:
+                logger.error("changes that were acknowledged may be lost: %s", error)  # noqa: TRY400
+                self.failures[commit.grant.lock_key] = error
 
     def _flush_ended(self, lock_key: str, flushing: "asyncio.Task[None]") -> None:
         if self.flushing.get(lock_key) is flushing:
@@ -263,7 +267,8 @@ class Writer:
         if grant.unsaved:
             lock_key = grant.lock_key
             failure = self.expired(lock_key) if error is None else self._uncertain(lock_key, error)
-            logger.error("changes that were acknowledged are lost: %s", failure)
+            what = "are" if error is None else "may be"
+            logger.error("changes that were acknowledged %s lost: %s", what, failure)
             self.failures[lock_key] = failure
             grant.unsaved.clear()
         self._on_gone(grant)
@@ -294,8 +299,6 @@ class Writer:
         )
 
     def _uncertain(self, lock_key: str, cause: Exception) -> CommitUncertainError:
-        if isinstance(cause, CommitUncertainError):
-            return cause
         error = CommitUncertainError(
             f"whether the change of {self._name(lock_key)} was written is not known: {cause}",
             lock_key=lock_key,
