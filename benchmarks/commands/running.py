@@ -131,10 +131,12 @@ def _closing_line(
     packages = ", ".join(f"{name} {versions[name]}" for name in versions)
     files = f"files on {environment['file_system']}; " if _any_subject(plan, "in_files") else ""
     server = f"{environment['server']}; " if "server" in environment else ""
-    rounds = "1 round" if options.rounds == 1 else f"medians of {options.rounds} rounds"
+    number = max((one.round for one in outcome.measurements), default=0)
+    rounds = "1 round" if number == 1 else f"medians of {'up to ' * bool(ended)}{number} rounds"
     return (
-        f"{f'{done} of {planned}, {ended}:' if ended else done} measurements "
-        f"in {environment['seconds']:.0f} s, a fresh process each; {rounds} of "
+        f"{f'{done} of {planned}' if ended else done} measurements "
+        f"in {environment['seconds']:.0f} s{f' ({ended})' if ended else ''}, a fresh process "
+        f"each; {rounds} of "
         f"{options.scale.seconds:g} s; "
         f"{environment['implementation']} {environment['python']}, "
         f"{environment['processors']} x {environment['processor']}; "

@@ -41,5 +41,7 @@ def write_page(
         package = (error.name or "").partition(".")[0]
         if package not in ("jinja2", "markupsafe", "matplotlib"):
             raise
-        raise ReportError(f"the page needs {package}: pip install 'statemgr[plots]'") from error
+        raise ReportError(
+            f"the page needs {package}: pip install '.[plots]' in the clone"
+        ) from error
     path.write_text(make_page(report, subjects, scenarios), encoding="utf-8")

@@ -34,7 +34,7 @@ def facts(report: Report) -> list[Fact]:
         "Packages": _packages(environment.get("versions", {})),
         "Server": str(environment.get("server", "")),
         "Files on": str(environment.get("file_system", "")),
-        "Rounds": _rounds(options),
+        "Rounds": _rounds(report),
         "Asked for": _asked(options),
         "Measurements": _amount(report),
     }
@@ -94,11 +94,13 @@ def _words(environment: Mapping[str, Any], *names: str) -> str:
     return " ".join(str(environment[name]) for name in names if environment.get(name))
 
 
-def _rounds(options: Mapping[str, Any]) -> str:
-    number, seconds = options.get("rounds"), options.get("scale", {}).get("seconds")
+def _rounds(report: Report) -> str:
+    number = max((one.round for one in report.measurements), default=0)
+    seconds = report.options.get("scale", {}).get("seconds")
     if not number or not seconds:
         return ""
-    return f"{number} of {seconds:g} s each, interleaved; each measurement a fresh process"
+    most = "" if report.complete else "up to "
+    return f"{most}{number} of {seconds:g} s each, interleaved; each measurement a fresh process"
 
 
 def _asked(options: Mapping[str, Any]) -> str:

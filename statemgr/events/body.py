@@ -217,9 +217,7 @@ async def _to_the_end(telling: Coroutine[Any, Any, None]) -> None:
     cancelled = await outlast(task, _PATIENCE)
     if not task.done():
         task.cancel()
-        logger.error(
-            "emit_delta has taken %g s: a client was not told of a change undone", _PATIENCE
-        )
+        logger.error("a client could not be told within %g s that a change was undone", _PATIENCE)
     if cancelled is not None:
         raise cancelled
     if task.done():

@@ -125,6 +125,9 @@ class EventContext(BaseContext):
     async def emit_delta(self, delta: "Delta") -> None:
         """Send a delta to this ident's client, as those of states are.
 
+        Waits for the application's `emit_delta`. To a stream it only gives the loop a turn, and
+        does not wait until the delta is read.
+
         Raises:
             Whatever the application's `emit_delta` raises.
         """

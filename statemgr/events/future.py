@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Generator, Iterator
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from statemgr.events.context import EventContext
 
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from statemgr.events.event import Event
     from statemgr.events.handler import Handler
     from statemgr.events.stream import DeltaStream
+
+
+_NO_ARGUMENTS: Final[dict[str, Any]] = {}
 
 
 class Place(Enum):
@@ -99,7 +102,6 @@ class EventFuture(asyncio.Future[Any]):
     _arguments: dict[str, Any]
     _enqueued_at: float  # set if there is a listener
     _handler: "Handler"
-    _variables: "Context"
 
     def __init__(
         self, context: EventContext, event: "Event", loop: asyncio.AbstractEventLoop, root: int
@@ -114,6 +116,7 @@ class EventFuture(asyncio.Future[Any]):
         self._scopes: tuple[Scope, ...] = ()
         self._stream: DeltaStream | None = None
         self._task: asyncio.Task[None] | None = None
+        self._variables: Context | None = None
 
     @property
     def txid(self) -> str:
@@ -146,7 +149,10 @@ class EventFuture(asyncio.Future[Any]):
 
     @property
     def children(self) -> "tuple[EventFuture, ...]":
-        """The futures of the events that this one has chained so far."""
+        """The futures of the events that this one has chained so far, also of those that are over.
+
+        They are kept as long as this one is, each with its event and its outcome.
+        """
         return tuple(self._children or ())
 
     def descendants(self) -> "Iterator[EventFuture]":
@@ -179,6 +185,12 @@ class EventFuture(asyncio.Future[Any]):
             Whether this event was not over.
         """
         return self._context.processor._cancel(self, msg)
+
+    def _forget(self) -> None:
+        """Drop what nobody needs when the event is over: who chained it may keep it for long."""
+        self._arguments = _NO_ARGUMENTS
+        self._scopes = ()
+        self._task = self._variables = None
 
     def _is_cancelling(self) -> bool:
         return self._task is not None and self._task.cancelling() > 0

@@ -99,6 +99,9 @@ class EventProcessor:
         LookupError: If no registry is given, and there is none in the context.
     """
 
+    _token: "Callable[[str, type[Any]], StateToken[Any]]"
+    _fields: Callable[[type[Any]], Fields]
+
     def __init__(
         self,
         manager: StateManager,
@@ -135,11 +138,8 @@ class EventProcessor:
         self._expired = False
         self._deadline: asyncio.TimerHandle | None = None
         # What is made for one event serves the next one of its ident or class.
-        # (mypy takes a class for something that has no hash.)
-        self._token: Callable[[str, type[Any]], StateToken[Any]] = lru_cache(_TOKENS)(  # type: ignore[assignment]
-            self.registry.token
-        )
-        self._fields: Callable[[type[Any]], Fields] = cache(self._fields_of)  # type: ignore[assignment]
+        self._token = lru_cache(_TOKENS)(self.registry.token)  # type: ignore[assignment]  # cls has a hash
+        self._fields = cache(self._fields_of)  # type: ignore[assignment]  # cls has a hash
 
     # Starting and stopping
 
@@ -247,8 +247,11 @@ class EventProcessor:
     async def enqueue_stream_delta(self, ident: str, event: Event) -> AsyncGenerator[Delta, None]:
         """Enqueue an event, and yield the deltas of its whole chain for this ident.
 
-        They are yielded in place of going to `emit_delta`; those for other idents go there. The
-        generator ends when the chain is over. Leaving it early cancels the chain: leave it by
+        They are yielded in place of going to `emit_delta`; those for other idents go there. Those
+        that are not read yet are kept, and nothing bounds them: no handler waits for the reader,
+        who may be waiting for the handler, or for the lock that it holds.
+
+        The generator ends when the chain is over. Leaving it early cancels the chain: leave it by
         `async with contextlib.aclosing(...)`, so that this happens at once.
 
         Raises:
@@ -379,14 +382,15 @@ class EventProcessor:
             self._finish(future, found)
             return future
         future._handler = handler
-        future._arguments = found
-        future._variables = copy_context()
         if (
             self._expired
             or (parent is not None and parent._is_cancelling())
             or (handler.supersedes and not self._superseding.admit(future))
         ):
             self._finish(future, asyncio.CancelledError())
+        else:
+            future._arguments = found
+            future._variables = copy_context()
         return future
 
     def _prepared(self, event: Event) -> tuple[Handler | None, Any]:
@@ -482,6 +486,7 @@ class EventProcessor:
             self._unfinished.clear()  # gives back the room that so many events took
         for scope in future._scopes:
             scope.leave(context._number)
+        future._forget()
         if is_new or self._expired:
             future._place = Place.OVER
         else:
@@ -566,7 +571,8 @@ class EventProcessor:
         """Send a delta; return what is still to be awaited."""
         if stream is not None and stream.open and stream.ident == context.ident:
             stream.put(delta)
-        elif self._emit_delta_to is not None:
+            return asyncio.sleep(0)  # a handler that tells on and on would let nobody read
+        if self._emit_delta_to is not None:
             sent: Any = self._emit_delta_to(context.ident, delta)
             if type(sent) is CoroutineType or isawaitable(sent):
                 return sent
@@ -634,6 +640,7 @@ class EventProcessor:
             future._stream.outcome = asyncio.CancelledError()
         for scope in future._scopes:
             scope.leave(future._context._number)
+        future._forget()
         if self._listener is not None:
             seconds = monotonic() - future._enqueued_at
             cancelled = asyncio.CancelledError()

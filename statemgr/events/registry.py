@@ -107,7 +107,9 @@ class RegistrationContext(BaseContext):
             name: The events' name; None takes the function's own.
             background: Run it beside its ident's queue, without the ident's lock: it takes that
                 where it needs it, by `async with ctx.modify(Cart) as cart`.
-            supersedes: Cancel what older chains run of this handler for the same ident.
+            supersedes: Cancel what older chains run of this handler for the same ident, with all
+                that came of it. A chain that goes on by such handlers through ever new idents
+                takes time by the square of their number.
             timeout: The longest that it may take in seconds, waiting for the lock included, its
                 commit not; None for no bound.
             thread: Run an ordinary function in a thread, because it blocks. Nothing else of its

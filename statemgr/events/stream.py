@@ -31,7 +31,7 @@ class DeltaStream(Scope):
         self._arrived = asyncio.Event()
 
     def put(self, delta: "Delta") -> None:
-        """Add a delta."""
+        """Add a delta, however many wait: who adds them may hold what the reader waits for."""
         self._deltas.append(delta)
         self._arrived.set()
 

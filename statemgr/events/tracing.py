@@ -16,11 +16,12 @@ class EventListener:
     Each call gets the event's context, with its name, ident and ids. Durations are seconds of
     the monotonic clock. `enqueued` is called by whoever enqueues; the others in the task that runs
     the handler, in its context variables, but for `failed` of an event that never started: that
-    comes from whoever refuses or cancels it. A call must not block. What one raises is logged, and
-    changes nothing.
+    comes from whoever refuses or cancels it. `failed` of a handler that `stop` leaves behind comes
+    from the loop. A call must not block. What one raises is logged, and changes nothing.
 
     For each event comes `enqueued`, then perhaps `started`, and at last either `finished` or
-    `failed`. In between come `waited` and `committed`, once for each lock that is taken.
+    `failed`. In between come `waited` and `committed`, once for each lock that is taken; those of a
+    task that outlives its event, as that of a handler left behind does, may come later.
     """
 
     def enqueued(self, context: "EventContext") -> None:

@@ -6,13 +6,16 @@ import gc
 import itertools
 import sys
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator, Iterator
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 
 import pytest
 
 from statemgr import StateToken
 from statemgr.events import Event, EventContext, EventFuture, EventListener, EventProcessor
+from statemgr.events.future import Scope
 
 from .conftest import SOON
 
@@ -227,6 +230,50 @@ async def test_cancelled_events_in_a_row(app, first, idents):
             await asyncio.sleep(0)
             assert memory.grown() < SLACK
     assert futures_alive() == before
+
+
+@pytest.mark.parametrize("how", ["runs", "is cancelled", "is stopped"])
+async def test_a_future_that_is_kept_keeps_nothing_that_it_ran_with(app, how):
+    """Only its event and its outcome: a handler that runs for long keeps those of its children."""
+    kept = []
+
+    @app.registry.payload
+    @dataclass
+    class Item:
+        name: str = ""
+
+    class Variable: ...
+
+    variable: ContextVar[Variable] = ContextVar("variable")
+
+    @app.handler
+    async def take(item: Item) -> None:
+        kept.extend(map(weakref.ref, (item, asyncio.current_task())))
+
+    def enqueue() -> EventFuture:
+        of_request = Variable()
+        kept.append(weakref.ref(of_request))
+        variable.set(of_request)
+        return processor.enqueue_nowait("a", Event("take", {"item": {"name": "tea"}}))
+
+    @app.handler
+    async def hold() -> None:
+        await asyncio.Event().wait()
+
+    processor = await app.start()
+    if how != "runs":
+        processor.enqueue_nowait("a", Event("hold"))
+    future = copy_context().run(enqueue)
+    if how == "is cancelled":
+        future.cancel()
+    elif how == "is stopped":
+        await processor.stop(0)
+    await asyncio.wait((future,))
+    await asyncio.sleep(0)
+    gc.collect()
+    assert len(kept) == (3 if how == "runs" else 1)
+    assert [ref() for ref in kept] == [None] * len(kept)
+    assert future.event.payload == {"item": {"name": "tea"}}
 
 
 async def test_cancelled_events_in_a_row_with_nothing_before_them(app):
@@ -616,6 +663,22 @@ async def test_many_superseded_ones(app):
     assert (await app.manager.get_state(StateToken("a", Count))).value == 1999
     assert app.client("a") == {"Count": {"value": 1999}}
     app.check_nothing_is_left()
+
+
+async def test_a_chain_that_is_over_keeps_none_of_what_it_would_have_been_superseded_by(app):
+    """Its futures would keep, of each ident on the way, a list that grows with the way."""
+
+    @app.handler(supersedes=True)
+    async def hop(ctx: EventContext, left: int) -> None:
+        if left:
+            ctx.enqueue_nowait(Event("hop", {"left": left - 1}), ident=f"i{left}")
+
+    processor = await app.start()
+    root = await processor.enqueue("a", Event("hop", {"left": 20}))
+    await root.wait_all()
+    gc.collect()
+    assert sum(1 for _ in root.descendants()) == 20
+    assert not any(isinstance(thing, Scope) for thing in gc.get_objects())
 
 
 async def test_a_listener_that_supersedes_from_inside(app):

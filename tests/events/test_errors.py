@@ -23,7 +23,7 @@ from statemgr.errors import (
     StateEncodeError,
     UnknownEventError,
 )
-from statemgr.events import Event, EventContext, EventListener
+from statemgr.events import Event, EventContext, EventListener, body
 from statemgr.modification import StateModification
 from statemgr.testing.servers import DEFAULT
 from tests.redis_backend.stores import server_url
@@ -717,6 +717,33 @@ class Losing(StateManagerMemory):
         if fault == "lost":
             raise LockExpiredError("the lock was lost", lock_key=modification.lock_key)
         raise CommitUncertainError("it broke", lock_key=modification.lock_key)
+
+
+async def test_a_store_that_is_down_is_not_taken_for_an_emit_delta_that_hangs(
+    app, caplog, monkeypatch
+):
+    """After a commit that failed it cannot be asked what is stored: nothing is emitted."""
+
+    @app.handler
+    async def change(cart: Cart) -> None:
+        cart.count += 1
+
+    async def hang(*tokens: Any) -> None:
+        await asyncio.Event().wait()
+
+    await app.manager.close()
+    app.manager = Losing()
+    app.manager.fault = "uncertain"
+    processor = await app.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(body, "_PATIENCE", 0.01)
+        patched.setattr(app.manager, "get_states", hang)
+        future = await processor.enqueue("a", Event("change"))
+        await asyncio.wait((future,))
+    assert type(future.exception()) is CommitUncertainError
+    assert app.deltas == []
+    assert "a client could not be told within 0.01 s that a change was undone" in caplog.text
+    assert "emit_delta" not in caplog.text
 
 
 @pytest.mark.parametrize("name", ["coroutine", "telling", "timed", "by_context", "beside"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -369,6 +369,36 @@ async def test_a_reader_that_is_slow_does_not_hold_up_the_chain(app, chain, sett
     await processor.stop()
     rest = [delta async for delta in stream]
     assert [step(delta) for delta in [first, *rest]] == list(range(1, 31))
+
+
+@pytest.mark.parametrize("how", ["emit_delta", "yield", "modify"])
+async def test_it_is_read_while_a_handler_tells_on_and_on(app, how):
+    """One that waits for nothing else does not keep its reader waiting."""
+    told = 0
+
+    @app.handler(name="emit_delta")
+    async def by_context(ctx: EventContext) -> None:
+        nonlocal told
+        for told in range(1, 100):
+            await ctx.emit_delta({"Count": {"value": told}})
+
+    @app.handler(name="yield")
+    def by_yields(count: Count) -> Iterator[None]:
+        nonlocal told
+        for told in range(1, 100):
+            count.value = told
+            yield
+
+    @app.handler(name="modify", background=True)
+    async def by_commits(ctx: EventContext) -> None:
+        nonlocal told
+        for told in range(1, 100):
+            async with ctx.modify(Count) as count:
+                count.value = told
+
+    processor = await app.start()
+    async for delta in processor.enqueue_stream_delta("a", Event(how)):
+        assert told - step(delta) <= 1
 
 
 async def test_a_generator_that_is_never_started_enqueues_nothing(app, chain):

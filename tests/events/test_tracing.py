@@ -280,6 +280,32 @@ class TestWhatAListenerIsTold:
         assert notes.of("hold") == ["enqueued", "started", "waited", "failed"]
         assert notes.of("save") == ["enqueued", "failed"]
 
+    async def test_of_one_that_is_left_behind(self, app: Application) -> None:
+        """The loop tells that it failed; that it has saved all the same comes after that."""
+
+        @app.registry.handler
+        async def refuse(cart: Cart) -> None:
+            app.runs.set()
+            while not app.go_on.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await app.go_on.wait()
+
+        class Tasks(Notes):
+            def failed(self, context: EventContext, error: BaseException, seconds: float) -> None:
+                assert asyncio.current_task() is None
+                super().failed(context, error, seconds)
+
+        notes = Tasks()
+        async with running(app, notes) as processor:
+            processor.enqueue_nowait("u", Event("refuse"))
+            await app.runs.wait()
+            await processor.stop(0)
+            assert notes.of("refuse") == ["enqueued", "started", "waited", "failed"]
+            app.go_on.set()
+            async with processor.manager.modify_state(StateToken("u", Cart)):
+                pass
+        assert notes.of("refuse")[4:] == ["committed"]
+
     async def test_what_it_raises_is_logged_and_changes_nothing(
         self, app: Application, caplog: pytest.LogCaptureFixture
     ) -> None:

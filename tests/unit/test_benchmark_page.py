@@ -461,4 +461,4 @@ def test_a_missing_package_is_named_with_what_brings_it(tmp_path):
         check=True,
         timeout=60,
     )
-    assert "matplotlib: pip install 'statemgr[plots]'" in done.stdout
+    assert "matplotlib: pip install '.[plots]'" in done.stdout

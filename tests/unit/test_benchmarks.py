@@ -385,7 +385,7 @@ def test_time_is_up_when_it_was_said(tmp_path):
     report = json.loads(file.read_text())
     assert report["complete"] is False
     assert len(report["measurements"]) < 3
-    assert f"{len(report['measurements'])} of 3, time is up: measurements" in done.stdout
+    assert f"{len(report['measurements'])} of 3 measurements in" in done.stdout
 
 
 def test_rows_are_medians_and_ratios_of_the_rounds(two_rounds):
@@ -426,6 +426,7 @@ def test_tracked_has_a_row_for_each_part(smoke):
     ("options", "complaint"),
     [
         (["--tasks", "0"], "'0' is not a number from 1 on"),
+        (["--size", "0,50"], "not sizes from 100 on, or 0"),
         (["--seconds", "nan"], "'nan' is not a number"),
         (["--backends", "floppy"], "unknown backend 'floppy'"),
         (["--scenarios", "sleep"], "unknown scenario 'sleep'"),
@@ -481,7 +482,8 @@ def test_ctrl_c_keeps_what_was_measured_and_ends_the_children(tmp_path):
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "2 of 5, interrupted" in output
+    assert "2 of 5 measurements in" in output
+    assert "(interrupted)" in output
     report = json.loads(file.read_text())
     assert report["complete"] is False
     assert {row["case"]["scenario"] for row in report["rows"]} == {"expiry"}
