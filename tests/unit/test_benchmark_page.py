@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.files import Report
+from benchmarks.commands.reporting import make_page
+from benchmarks.files import FileError, Report, write_report
+from benchmarks.options import ReportOptions
 from benchmarks.page import write_page
 from benchmarks.page.canvas import canvas, drawing, place, scale
 from benchmarks.page.families import families
@@ -304,6 +306,15 @@ def test_the_share_of_the_garbage_collector_is_told(page):
 def test_what_a_scenario_is_and_adds_is_told(page):
     """Its summary and its notes; one that is not known any more goes without."""
     assert "change one field changed change: 4 rows" in page.said
+
+
+def test_a_run_without_a_measurement_makes_no_page(tmp_path):
+    """It was stopped too soon."""
+    file, page = tmp_path / "report.json", tmp_path / "page.html"
+    write_report(report_of([], complete=False), file)
+    with pytest.raises(FileError, match="nothing was measured"):
+        make_page(ReportOptions(file, page))
+    assert not page.exists()
 
 
 def test_the_same_report_gives_the_same_bytes(whole, page, tmp_path):

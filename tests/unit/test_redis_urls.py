@@ -8,9 +8,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
-from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
-from redis.backoff import NoBackoff
 
 from statemgr.backends.redis.urls import client_from_url
 from statemgr.errors import SettingsError
@@ -31,9 +29,9 @@ def connections(client: Redis | RedisCluster) -> list[Any]:
     return [maker.connection_class(**maker.connection_kwargs) for maker in makers]
 
 
-def connection(url: str, **options: Any) -> Any:
+def connection(url: str) -> Any:
     """Return a connection, not connected, to where the data is."""
-    return connections(client_from_url(url, **options))[0]
+    return connections(client_from_url(url))[0]
 
 
 def sentinels(url: str) -> list[Any]:
@@ -237,18 +235,8 @@ class TestEveryKind:
         assert (made.health_check_interval, made.client_name) == (30, "n")
 
     @pytest.mark.parametrize("url", EVERY_KIND)
-    def test_options_of_the_caller_stand_behind_the_urls(self, url: str) -> None:
-        made = connection(
-            f"{url}?client_name=url", client_name="caller", socket_timeout=9, socket_keepalive=True
-        )
-        assert (made.client_name, made.socket_timeout) == ("url", 9)
-
-    def test_the_caller_may_want_retries(self) -> None:
-        assert connection("redis://h", retry=Retry(NoBackoff(), 3)).retry.get_retries() == 3
-
-    @pytest.mark.parametrize("url", EVERY_KIND)
     def test_replies_are_bytes(self, url: str) -> None:
-        for made in connections(client_from_url(url, decode_responses=True)):
+        for made in connections(client_from_url(url)):
             assert made.encoder.decode_responses is False
         with pytest.raises(SettingsError, match="options"):
             client_from_url(f"{url}?decode_responses=yes")

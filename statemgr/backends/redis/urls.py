@@ -25,7 +25,7 @@ import asyncio
 import inspect
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from ipaddress import IPv6Address
 from math import isfinite
 from typing import Any, NamedTuple
@@ -67,29 +67,27 @@ class _Parts(NamedTuple):
     query: str
 
 
-def client_from_url(url: str, **options: Any) -> Redis | RedisCluster:
+def client_from_url(url: str) -> Redis | RedisCluster:
     """Make a client. Nothing is connected yet.
 
-    It never retries, unless `retry` is given, and gives bytes.
+    It never retries, and gives bytes.
 
     Args:
         url: Where to connect, as described at the head of this module.
-        options: Arguments of the client's connections, as redis-py names them, and
-            `max_connections`. What the URL says goes before them.
 
     Raises:
         SettingsError: If the URL is malformed, has an option that is not known, or names files
             for TLS that cannot be used. It shows no password.
     """
     try:
-        return _make(url, options)
+        return _make(url)
     except _Refusal as refusal:
         allowed = str(refusal)
     # Not in the handler: what it would be chained to may show parts of the URL.
     raise refused(variable_of("redis_url"), OPTIONS["redis_url"].show(url), allowed)
 
 
-def _make(url: str, options: Mapping[str, Any]) -> Redis | RedisCluster:
+def _make(url: str) -> Redis | RedisCluster:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.lower() not in _KINDS:
         raise _Refusal("a URL that begins with " + " or ".join(f"{kind}://" for kind in _KINDS))
@@ -103,24 +101,24 @@ def _make(url: str, options: Mapping[str, Any]) -> Redis | RedisCluster:
     authority, slash, path = location.partition("/")
     credentials, _, hosts = authority.rpartition("@")
     maker, is_tls = _KINDS[scheme.lower()]
-    return maker(_Parts(credentials, hosts, slash + path, query), is_tls, options)
+    return maker(_Parts(credentials, hosts, slash + path, query), is_tls)
 
 
-def _single(parts: _Parts, is_tls: bool, options: Mapping[str, Any]) -> Redis:
+def _single(parts: _Parts, is_tls: bool) -> Redis:
     if "," in parts.hosts:
         raise _Refusal("one host: several are for redis+sentinel:// and redis+cluster://")
     host, port = _host(parts.hosts, _PORT, default="localhost")
     kind = SSLConnection if is_tls else Connection
     accepted = _accepted(kind, ConnectionPool)
-    arguments = _arguments(parts, options, accepted, parts.path.removeprefix("/"))
+    arguments = _arguments(parts, accepted, parts.path.removeprefix("/"))
     return _pooled(kind, {**arguments, "host": host, "port": port})
 
 
-def _unix(parts: _Parts, _: bool, options: Mapping[str, Any]) -> Redis:
+def _unix(parts: _Parts, _: bool) -> Redis:
     if len(parts.path) < 2 or parts.hosts:
         raise _Refusal("a path that begins with a slash, as in unix:///run/redis.sock")
     kind = UnixDomainSocketConnection
-    arguments = _arguments(parts, options, _accepted(kind, ConnectionPool))
+    arguments = _arguments(parts, _accepted(kind, ConnectionPool))
     del arguments["socket_keepalive"]  # there is none
     return _pooled(kind, {**arguments, "path": _text(parts.path)})
 
@@ -131,13 +129,13 @@ def _pooled(kind: type[Any], arguments: dict[str, Any]) -> Redis:
     return Redis.from_pool(pool)
 
 
-def _sentinel(parts: _Parts, is_tls: bool, options: Mapping[str, Any]) -> Redis:
+def _sentinel(parts: _Parts, is_tls: bool) -> Redis:
     service, _, database = parts.path.removeprefix("/").partition("/")
     if not service or "@" in service:
         raise _Refusal("a service after the hosts, as in redis+sentinel://h1,h2/name, @ as %40")
     hosts = _hosts(parts.hosts, _SENTINEL_PORT)
     accepted = _accepted(SSLConnection if is_tls else Connection, ConnectionPool)
-    arguments = _arguments(parts, options, accepted | _FOR_SENTINELS.keys(), database)
+    arguments = _arguments(parts, accepted | _FOR_SENTINELS.keys(), database)
     # What is said of sockets and TLS holds for both kinds of server. redis-py hands on the
     # sockets' options, and only unless `sentinel_kwargs` is given.
     for_sentinels = {
@@ -172,22 +170,20 @@ class _SentinelPool(SentinelConnectionPool):
                 await asyncio.gather(*(asked.aclose() for asked in self.sentinel_manager.sentinels))
 
 
-def _cluster(parts: _Parts, is_tls: bool, options: Mapping[str, Any]) -> RedisCluster:
+def _cluster(parts: _Parts, is_tls: bool) -> RedisCluster:
     if parts.path not in ("", "/", "/0"):
         raise _Refusal("nothing after the hosts: a cluster has only database 0")
     nodes = [ClusterNode(host, port) for host, port in _hosts(parts.hosts, _PORT)]
     accepted = _accepted(RedisCluster) - {"db"}
     if not is_tls:  # redis-py would drop them
         accepted = {name for name in accepted if not name.startswith("ssl_")}
-    arguments = _arguments(parts, options, accepted)
+    arguments = _arguments(parts, accepted)
     client = RedisCluster(startup_nodes=nodes, ssl=is_tls, **arguments)
     _check_tls(next(iter(client.nodes_manager.startup_nodes.values())))
     return client
 
 
-_KINDS: dict[
-    str, tuple[Callable[[_Parts, bool, Mapping[str, Any]], Redis | RedisCluster], bool]
-] = {
+_KINDS: dict[str, tuple[Callable[[_Parts, bool], Redis | RedisCluster], bool]] = {
     "redis": (_single, False),
     "rediss": (_single, True),
     "unix": (_unix, False),
@@ -227,16 +223,13 @@ def _host(text: str, default_port: int, default: str = "") -> tuple[str, int]:
         raise _Refusal("an IPv6 address in the brackets") from None
 
 
-def _arguments(
-    parts: _Parts, options: Mapping[str, Any], accepted: set[str], database: str = ""
-) -> dict[str, Any]:
+def _arguments(parts: _Parts, accepted: set[str], database: str = "") -> dict[str, Any]:
     """Return the arguments of connections. As in redis-py, the later ones here win."""
     return {
         "socket_timeout": TIMEOUT,
         "socket_connect_timeout": TIMEOUT,
         "socket_keepalive": True,
         "retry": Retry(NoBackoff(), 0),
-        **options,
         **_database(database),
         **_query(parts.query, accepted),
         **_credentials(parts.credentials),
