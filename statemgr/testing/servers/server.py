@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from statemgr.testing.servers.binaries import DEFAULT, find_server
+from statemgr.testing.servers.binaries import DEFAULT, find_server, how_to_install
 from statemgr.testing.servers.ports import free_port
 
 PATIENCE = 20.0  # seconds after which a server that does not get there has failed
@@ -39,11 +39,12 @@ class ServerStartError(RuntimeError):
 
     Attributes:
         name: The server's name.
-        log: What the server has logged.
+        log: What the server has logged; empty if it has not run.
     """
 
     def __init__(self, message: str, *, name: str, log: str) -> None:
-        super().__init__(f"{name} {message}; it logged:\n{log}")
+        said = f"; it logged:\n{log}" if log else ""
+        super().__init__(f"{name} {message}{said}")
         self.name = name
         self.log = log
 
@@ -332,7 +333,7 @@ class Server:
     def _command_line(self) -> list[str]:
         program = find_server(self.name)
         if program is None:
-            raise self._failed("is not installed")
+            raise self._failed(f"is not installed: {how_to_install(self.name)}")
         line = [str(program)]
         if self._config is not None:
             line.append(str(self.config_path))
