@@ -6,7 +6,7 @@ work, and a body that raises costs the object only: the next one is made from th
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Final
 
 from statemgr.errors import StateDecodeError
@@ -67,7 +67,7 @@ class LiveStates(StateManagerExpiration, StateManager):
         self.rollback = rollback
         self._entries: dict[str, Entry] = {}
         self._set_aside: dict[str, Entry] = {}
-        self._locks = KeyedLocks(self._clock, self._redaction.ident, self._lock_released)
+        self._locks = KeyedLocks(self._clock, self._redaction.ident)
 
     # Changing
 
@@ -98,7 +98,7 @@ class LiveStates(StateManagerExpiration, StateManager):
         return True
 
     async def _begin(self, modification: StateModification[Any]) -> None:
-        await self._locks.acquire(modification.lock_key, modification, modification.timeout)
+        await self._acquire(modification, modification.timeout)
         self._load(modification)
 
     def _load(self, modification: StateModification[Any]) -> None:
@@ -200,7 +200,7 @@ class LiveStates(StateManagerExpiration, StateManager):
     async def _write(self, modification: StateModification[Any]) -> None:
         token, state = modification.token, modification.state
         payload = self._encode(token, state) if self.rollback else None
-        await self._locks.acquire(token.lock_key, modification)
+        await self._acquire(modification)
         try:
             self._check_usable()
             self._store(token, state, payload, self._now())
@@ -209,7 +209,7 @@ class LiveStates(StateManagerExpiration, StateManager):
 
     async def _delete(self, modification: StateModification[Any]) -> bool:
         token = modification.token
-        await self._locks.acquire(token.lock_key, modification)
+        await self._acquire(modification)
         try:
             self._check_usable()
             found = self._find(token) is not None
@@ -218,6 +218,12 @@ class LiveStates(StateManagerExpiration, StateManager):
         finally:
             self._release(token.lock_key)
         return found
+
+    def _acquire(
+        self, modification: StateModification[Any], timeout: float | None = None
+    ) -> Coroutine[Any, Any, None]:
+        lock_key = modification.lock_key
+        return self._locks.acquire(lock_key, modification, timeout, self._lock_released)
 
     def _release(self, lock_key: str) -> None:
         self._locks.release(lock_key)

@@ -41,8 +41,6 @@ class KeyedLocks:
     Args:
         clock: What timeouts are measured by.
         name: Turns a key into what an error message may call it.
-        on_free: Called with a key when its lock was handed to a waiter that is cancelled just
-            then, and nobody else waits: nobody releases that one.
 
     Attributes:
         holders: Who holds each key that is locked. NOTE: the memory backend takes and frees a
@@ -51,17 +49,11 @@ class KeyedLocks:
             A key in `queues` is always in `holders`.
     """
 
-    __slots__ = ("_clock", "_name", "_on_free", "holders", "queues")
+    __slots__ = ("_clock", "_name", "holders", "queues")
 
-    def __init__(
-        self,
-        clock: Clock,
-        name: Callable[[str], str],
-        on_free: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, clock: Clock, name: Callable[[str], str]) -> None:
         self._clock = clock
         self._name = name
-        self._on_free = on_free
         self.holders: dict[str, Holder] = {}
         self.queues: dict[str, OrderedDict[asyncio.Future[None], Holder]] = {}
 
@@ -70,13 +62,21 @@ class KeyedLocks:
         """How many acquires wait."""
         return sum(map(len, self.queues.values()))
 
-    async def acquire(self, key: str, holder: Holder, timeout: float | None = None) -> None:
+    async def acquire(
+        self,
+        key: str,
+        holder: Holder,
+        timeout: float | None = None,
+        on_free: Callable[[str], None] | None = None,
+    ) -> None:
         """Take the lock, after those who asked before.
 
         Args:
             key: The key.
             holder: Who asks.
             timeout: The longest wait in seconds. None waits for ever; 0 or less does not wait.
+            on_free: Called with the key if a cancel comes in the turn of the hand-over, so that
+                the lock is free again without having been released by anybody who had it.
 
         Raises:
             LockReentryError: If the holder's task holds it already.
@@ -110,7 +110,7 @@ class KeyedLocks:
         try:
             await turn  # in this coroutine, not one more below it to be resumed when the turn comes
         except BaseException:
-            self._give_up(key, turn)
+            self._give_up(key, turn, on_free)
             raise
         finally:
             if timer is not None:
@@ -139,11 +139,13 @@ class KeyedLocks:
                 if not turn.done():
                     turn.set_exception(error())
 
-    def _give_up(self, key: str, turn: asyncio.Future[None]) -> None:
+    def _give_up(
+        self, key: str, turn: asyncio.Future[None], on_free: Callable[[str], None] | None
+    ) -> None:
         if turn.done() and not turn.cancelled() and turn.exception() is None:
             self.release(key)  # it was handed to us before the cancel arrived
-            if self._on_free is not None and key not in self.holders:
-                self._on_free(key)
+            if on_free is not None and key not in self.holders:
+                on_free(key)
         else:
             self._withdraw(key, turn)
 

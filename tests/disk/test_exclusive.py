@@ -1,6 +1,8 @@
 """A directory of one manager: states in memory, and what is written behind."""
 
 import asyncio
+import errno
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +15,11 @@ import pytest
 from statemgr import StateManagerDisk, StateToken
 from statemgr.backends.disk.files import ident_name, state_name
 from statemgr.backends.disk.trips import Job, Trips
-from statemgr.errors import StateDirectoryInUseError, StateManagerClosedError
+from statemgr.errors import (
+    BackendUnavailableError,
+    StateDirectoryInUseError,
+    StateManagerClosedError,
+)
 from statemgr.testing import ManualClock
 from tests.disk.faults import stored
 
@@ -102,6 +108,10 @@ def mtime(directory: Path, token: StateToken[Any]) -> float:
 async def change(m: StateManagerDisk, number: int, token: StateToken[Any] = CART) -> None:
     async with m.modify_state(token) as state:
         state.number = number
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EIO, "input/output error")
 
 
 # In memory
@@ -197,6 +207,82 @@ async def test_a_change_is_written_within_the_debounce(tmp_path: Path, clock: Ma
         assert found.number >= 4
         await until_written(m, clock)
         assert stored(tmp_path, CART) == Cart(5)
+
+
+@pytest.mark.parametrize("how", ["modify", "set"])
+async def test_changes_in_a_row_do_not_keep_the_writer_from_its_turn(
+    how: str, tmp_path: Path, clock: ManualClock
+):
+    """No change of a loop suspends, but for one that comes when others should be written.
+
+    They are of many idents, which are several trips: it waits for all of these.
+    """
+    tokens = [StateToken(f"user {number}", Cart) for number in range(200)]
+    tokens = tokens if how == "set" else [CART]
+    async with opened(tmp_path, clock, DEBOUNCE) as m:
+        for token in tokens:
+            await m.get_state(token)  # known not to be there
+        for number in range(1, 10):
+            for token in tokens:
+                if how == "set":
+                    await m.set_state(token, Cart(number))
+                else:
+                    await change(m, number)
+            clock.advance(DEBOUNCE / 4)
+        for token in tokens:
+            found = stored(tmp_path, token)
+            assert found is not None
+            assert found.number >= 9 - 4
+    assert [stored(tmp_path, token) for token in tokens] == [Cart(9)] * len(tokens)
+
+
+async def test_the_writer_gets_its_turn_between_two_trips(tmp_path: Path, clock: ManualClock):
+    """A loop of changes that begins when the writer has begun does not hold up the rest."""
+    tokens = [StateToken(f"user {number}", Cart) for number in range(200)]
+    async with opened(tmp_path, clock, DEBOUNCE) as m:
+        await change(m, 1)
+        await until_written(m, clock)
+        for token in tokens:
+            await m.set_state(token, Cart(1))
+        await clock.settle()
+        async with held_up(m):
+            clock.advance(DEBOUNCE)
+            await clock.settle()  # the writer has asked for its first trip
+        for number in range(2, 5):
+            await change(m, number)
+            clock.advance(DEBOUNCE / 4)
+        assert [stored(tmp_path, token) for token in tokens] == [Cart(1)] * len(tokens)
+
+
+@pytest.mark.parametrize("how", ["fails", "is cancelled", "is closed"])
+async def test_a_change_that_waits_for_the_writer(
+    how: str, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+):
+    """It ends as any other that is written at once: never in a hang, and not with a lock."""
+    async with asyncio.timeout(20), opened(tmp_path, clock, DEBOUNCE) as m:
+        await change(m, 1)
+        await until_written(m, clock)
+        if how == "is closed":
+            closing = asyncio.create_task(m.close())
+        await change(m, 2)
+        clock.advance(DEBOUNCE + 1)
+        if how == "fails":
+            monkeypatch.setattr(os, "replace", refuse)
+            with pytest.raises(BackendUnavailableError):
+                await change(m, 3)
+            assert await m.get_state(CART) == Cart(2)
+            monkeypatch.undo()
+            await change(m, 4)
+        elif how == "is cancelled":
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):  # which cancels in the loop's next turn
+                    await change(m, 3)
+            assert await m.get_state(CART) == Cart(2)
+            await change(m, 4)
+        else:
+            await change(m, 4)
+            await closing
+    assert stored(tmp_path, CART) == Cart(4)
 
 
 async def test_the_writer_goes_on_after_what_it_cannot_read(

@@ -147,15 +147,46 @@ def test_a_directory_of_somebody_else_is_refused(
     assert raised.value.variable == "disk_directory"
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o702, 0o1777])
-def test_a_directory_that_all_can_write_to_is_refused(
-    mode: int, tmp_path: Path, clock: ManualClock
+@pytest.mark.parametrize("inner", ["", "states", "quarantine", "locks"])
+@pytest.mark.parametrize("mode", [0o777, 0o702, 0o1777, 0o770, 0o775, 0o2720])
+def test_a_directory_that_others_can_write_to_is_refused(
+    mode: int, inner: str, tmp_path: Path, clock: ManualClock
 ):
-    tmp_path.chmod(mode)
-    with pytest.raises(SettingsError, match="chmod o-w"):
+    """The group or all; also one inside, as it was made while others could make one."""
+    (tmp_path / inner).mkdir(exist_ok=True)
+    (tmp_path / inner).chmod(mode)
+    with pytest.raises(SettingsError, match=f"expected {inner}.*chmod go-w") as raised:
         make(tmp_path, clock)
-    tmp_path.chmod(0o700)
+    assert raised.value.variable == "disk_directory"
+    (tmp_path / inner).chmod(mode & ~0o022)
     make(tmp_path, clock, exclusive=True)
+
+
+@pytest.mark.parametrize("inner", ["states", "quarantine"])
+def test_a_directory_inside_that_is_another_ones_is_refused(
+    inner: str, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / inner).mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / inner, 65534, 65534)
+    else:
+        users = iter([os.geteuid()] * (1 if inner == "states" else 2))
+        monkeypatch.setattr(os, "geteuid", lambda: next(users, 65534))
+    with pytest.raises(SettingsError, match=f"expected {inner} inside .* of the user that"):
+        make(tmp_path, clock)
+
+
+@pytest.mark.parametrize("inner", ["states", "quarantine"])
+def test_a_directory_inside_is_no_link(inner: str, tmp_path: Path, clock: ManualClock):
+    """To whatever it leads. The directory itself may be named by one."""
+    home, elsewhere, link = tmp_path / "home", tmp_path / "elsewhere", tmp_path / "link"
+    home.mkdir(mode=0o700)
+    elsewhere.mkdir(mode=0o700)
+    (home / inner).symlink_to(elsewhere)
+    with pytest.raises(SettingsError, match=f"expected {inner} inside to be a directory$"):
+        make(home, clock)
+    link.symlink_to(elsewhere)
+    make(link, clock)
 
 
 def test_what_is_no_directory_is_refused(tmp_path: Path, clock: ManualClock):

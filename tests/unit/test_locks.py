@@ -25,7 +25,7 @@ class Fixture:
     def __init__(self) -> None:
         self.clock = ManualClock()
         self.freed: list[str] = []
-        self.locks = KeyedLocks(self.clock, lambda key: f"<{key}>", self.freed.append)
+        self.locks = KeyedLocks(self.clock, lambda key: f"<{key}>")
         self.order: list[str] = []
         self.exits: dict[str, asyncio.Event] = {}
 
@@ -37,7 +37,7 @@ class Fixture:
 
     async def _hold(self, name: str, key: str, timeout: float | None) -> None:
         holder = Holder(asyncio.current_task())
-        await self.locks.acquire(key, holder, timeout)
+        await self.locks.acquire(key, holder, timeout, self.freed.append)
         assert self.locks.holders[key] is holder
         try:
             self.order.append(name)

@@ -4,6 +4,15 @@ What was read once is not read again: nobody else changes it. A change is writte
 acknowledged; or, with a debounce, it is acknowledged in memory, and the bytes that were committed
 last are written when the debounce is over. Renewed deadlines are written by and by.
 
+A change that waits for nothing gives no other task its turn, and many of them in a row would keep
+the writing task from its own:
+
+    change         is acknowledged; the writing task is made, and is to write in 2 s
+    changes        thousands, none of which suspends
+    2 s later      the loop has not turned, and nothing is written
+
+So a change that comes when the writing task is late waits for it, and is then written at once.
+
 While writing fails, nothing more is acknowledged that is not written: a change is then written at
 once, and its caller gets the error.
 """
@@ -12,6 +21,7 @@ import asyncio
 import contextlib
 import contextvars
 import logging
+import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -48,6 +58,7 @@ logger = logging.getLogger("statemgr")
 _RENEW_DELAY = 1.0  # seconds until renewed deadlines are written, if nothing else is
 _RETRY_DELAY = 1.0  # seconds until what could not be written is tried again
 _FLUSH_SLICE = 64  # idents written in one trip
+_LATE = 0.5  # seconds after which a trip of the writing task waits for its turn, or for the disk
 
 
 class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
@@ -67,6 +78,8 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         # while the next one runs.
         self._writers = KeyedLocks(self._clock, self._redaction.ident)
         self._writing: asyncio.Task[None] | None = None
+        self._write_by = math.inf  # when the writing task is to go on: after that it is late
+        self._written = asyncio.Event()  # for who waits for it then
         self._failing = False
 
     # Changing
@@ -76,7 +89,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         return False
 
     async def _begin(self, modification: StateModification[Any]) -> None:
-        await self._locks.acquire(modification.lock_key, modification, modification.timeout)
+        await self._acquire(modification, modification.timeout)
         try:
             self._check_open()
             for token, error in await self._fetch(modification.tokens):
@@ -91,7 +104,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             await self._move_aside(modification)
 
     def _commit_nowait(self, modification: StateModification[Any], now: float) -> bool:
-        if not self._debounce or self._failing:
+        if not self._debounce or self._failing or now > self._write_by:
             return False
         super()._commit_nowait(modification, now)
         queued = self._unwritten.get(modification.lock_key)
@@ -103,6 +116,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         self, modification: StateModification[Any], payloads: Sequence[bytes]
     ) -> None:
         try:
+            await self._catch_up()
             await self._save(modification.tokens, modification.states(), payloads)
         except BaseException:
             for token in modification.tokens:
@@ -131,14 +145,16 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
     async def _write(self, modification: StateModification[Any]) -> None:
         token, state = modification.token, modification.state
         payload = self._encode(token, state)
-        await self._locks.acquire(token.lock_key, modification)
+        await self._acquire(modification)
         try:
             self._check_open()
             # What is there now need not be read: it is replaced.
-            if self._debounce and not self._failing:
-                self._store(token, state, payload, self._now())
+            now = self._now()
+            if self._debounce and not self._failing and now <= self._write_by:
+                self._store(token, state, payload, now)
                 self._write_later((token,), state=True)
             else:
+                await self._catch_up()
                 await self._save((token,), (state,), (payload,))
             self._forget_live(token)
         finally:
@@ -147,7 +163,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
     async def _delete(self, modification: StateModification[Any]) -> bool:
         token = modification.token
         place = place_of(token)
-        await self._locks.acquire(token.lock_key, modification)
+        await self._acquire(modification)
         try:
             self._check_open()
             found = self._find(token) is not None
@@ -357,6 +373,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
                 kinds = self._unwritten.setdefault(token.lock_key, {})
                 kinds[key] = state or kinds.get(key, False)
         if self._unwritten and self._writing is None:
+            self._write_by = self._next_round()
             self._writing = asyncio.get_running_loop().create_task(
                 self._write_until_done(),
                 name=f"{type(self).__name__} writer",
@@ -366,19 +383,38 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
     async def _write_until_done(self) -> None:
         try:
             while self._unwritten:
-                await self._sleep_for(
-                    _RETRY_DELAY if self._failing else self._debounce or _RENEW_DELAY
-                )
+                await self._sleep_until(self._write_by)
                 try:
                     await self._flush()
                 except StateManagerError:  # also what cannot be read: the others are written
                     logger.exception(
                         "what changed cannot be written; trying again in %g s", _RETRY_DELAY
                     )
+                self._write_by = self._next_round()
+                self._end_round()
         finally:
             self._writing = None
+            self._write_by = math.inf
+            self._end_round()
 
-    async def _sleep_for(self, seconds: float) -> None:
+    def _next_round(self) -> float:
+        delay = _RETRY_DELAY if self._failing else self._debounce or _RENEW_DELAY
+        return self._now() + delay
+
+    def _end_round(self) -> None:
+        """Wake who waits for the writing task."""
+        self._written.set()
+        self._written.clear()
+
+    async def _catch_up(self) -> None:
+        """Wait until the writing task has written what there is, if it is late."""
+        if self._debounce and not self._failing and self._now() > self._write_by:
+            await self._written.wait()
+
+    async def _sleep_until(self, due: float) -> None:
+        seconds = due - self._now()
+        if seconds <= 0:
+            return
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         timer = self._clock.call_later(seconds, end_wait, over)
         try:
@@ -396,6 +432,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         failure: BaseException | None = None
         for start in range(0, len(idents), _FLUSH_SLICE):
             some = idents[start : start + _FLUSH_SLICE]
+            self._write_by = self._now() + min(self._debounce, _LATE)
             outcomes = await asyncio.gather(*map(self._flush_ident, some), return_exceptions=True)
             failure = next(filter(None, outcomes), failure)
         self._failing = failure is not None

@@ -65,6 +65,7 @@ _is_ours = re.compile(r"[0-9a-f]{32}(-[0-9a-f]{32})?(\.[01]|\.commit(\.0)?)?").f
 _NAMES_KNOWN = 4096  # of idents and states, not to be digested again
 _TURNS = (".0", ".1")
 _COMMIT = ".commit"
+_INNER = ("states", "quarantine", "locks")
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
@@ -134,7 +135,8 @@ class StateDirectory:
         fsync: Whether a change is on stable storage when its job has ended.
 
     Raises:
-        SettingsError: If the path is no directory, or others could write to it.
+        SettingsError: If the path is no directory, or others could write to it; or if that
+            holds for one inside.
         OSError: If it cannot be made or used.
     """
 
@@ -147,6 +149,9 @@ class StateDirectory:
         self._states = str(path / "states")
         self._quarantine = path / "quarantine"
         make_directory(path / "states")
+        for inner in _INNER:
+            with contextlib.suppress(FileNotFoundError):
+                _check_directory(path, inner)
         if fsync:
             for directory in (path.parent, path):
                 _sync_directory(directory)
@@ -511,16 +516,22 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _check_directory(path: Path) -> None:
-    status = path.stat()
+def _check_directory(path: Path, inner: str = "") -> None:
+    """Refuse a directory that is not this user's alone to write to, or the one inside it.
+
+    The directory itself may be named by a link; one inside may not be one.
+    """
+    status = (path / inner).lstat() if inner else path.stat()
     if not stat.S_ISDIR(status.st_mode):
         allowed = "a directory"
     elif hasattr(os, "geteuid") and status.st_uid != os.geteuid():
         allowed = "a directory of the user that this program runs as"
-    elif os.name == "posix" and status.st_mode & stat.S_IWOTH:
-        allowed = "a directory that others cannot write to (chmod o-w)"
+    elif os.name == "posix" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        allowed = "a directory that its group and others cannot write to (chmod go-w)"
     else:
         return
+    if inner:
+        allowed = f"{inner} inside to be {allowed}"
     raise SettingsError(
         f"disk_directory={str(path)!r}: expected {allowed}",
         variable="disk_directory",

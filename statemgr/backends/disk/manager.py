@@ -124,7 +124,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         )
         self._init_expiration(self._clock.time)
         self.directory = Path(directory).absolute()  # the working directory may change
-        self._locks = KeyedLocks(self._clock, self._redaction.ident, self._freed)
+        self._locks = KeyedLocks(self._clock, self._redaction.ident)
         # Idents whose lock is held or waited for here, and their lock keys; and those of which
         # the lock between processes is held.
         self._names: dict[str, str] = {}
@@ -242,7 +242,7 @@ class StateManagerDisk(StateManagerExpiration, StateManager):
         """
         lock_key = modification.lock_key
         started = self._monotonic()
-        await self._locks.acquire(lock_key, modification, modification.timeout)
+        await self._locks.acquire(lock_key, modification, modification.timeout, self._freed)
         modification.grant = ident_name(lock_key)
         try:
             self._check_open()

@@ -121,7 +121,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if not isinstance(self._client, Client):
             kind = f"{type(redis).__module__}.{type(redis).__qualname__}"
             raise refused("redis", kind, "a URL, or a client of redis.asyncio")
-        self._locks = KeyedLocks(self._clock, self._redaction.ident, self._freed)
+        self._locks = KeyedLocks(self._clock, self._redaction.ident)
         self._granted: dict[str, Grant] = {}  # by lock key
         self._keeps = oplock != "off"
         self._writes_behind = oplock == "behind"
@@ -369,7 +369,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         else:
             since = self._monotonic()
             try:
-                await self._locks.acquire(lock_key, modification, timeout)
+                await self._locks.acquire(lock_key, modification, timeout, self._freed)
             except LockTimeoutError as error:
                 self._raise_trouble(lock_key, error.timeout)
                 raise
