@@ -286,7 +286,7 @@ class _OfTheProcess(RangeLocks):
 
 
 class _Everybodys(KeyedLocks):
-    async def acquire(self, key, holder, timeout=None):
+    async def acquire(self, key, holder, timeout=None, on_free=None):
         holder.locked_since = self._clock.monotonic()
         self.holders[key] = holder
 

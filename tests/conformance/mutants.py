@@ -118,7 +118,7 @@ class CancelWhileWaitingLeaks(WithLocks):
 
 
 class _KeepsWhatCameTooLate(KeyedLocks):
-    def _give_up(self, key, turn):
+    def _give_up(self, key, turn, on_free):
         self._withdraw(key, turn)
 
 
