@@ -41,8 +41,8 @@ class Scale:
     def idents(self) -> tuple[int, ...]:
         """How many idents to read or change: 1,000 unless asked otherwise.
 
-        In files fewer: each is written twice before anything is timed, and within
-        a short time more of them would hardly be come to.
+        In files fewer: each is written twice before anything is timed, and within a short time
+        more of them would hardly be come to.
         """
         return self.tokens or (200 if self.in_files else 1_000,)
 

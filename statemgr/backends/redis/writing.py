@@ -242,7 +242,7 @@ class Writer:
             try:
                 await self._durability.confirm(commit.grant, call, commit.copies)
             except CommitUncertainError as error:
-                logger.error("changes that were acknowledged may be lost: %s", error)  # noqa: TRY400
+                logger.error("changes that were acknowledged may be lost: %s", error)  # noqa: TRY400  # it says why
                 self.failures[commit.grant.lock_key] = error
 
     def _flush_ended(self, lock_key: str, flushing: "asyncio.Task[None]") -> None:
