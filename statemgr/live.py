@@ -7,15 +7,17 @@ work, and a body that raises costs the object only: the next one is made from th
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from statemgr.errors import StateDecodeError
 from statemgr.expiration import Deadline, StateManagerExpiration
 from statemgr.locks import KeyedLocks
 from statemgr.manager import StateManager
 from statemgr.modification import StateModification
-from statemgr.statistics import StateInfo, Statistics
 from statemgr.token import AnyToken
+
+if TYPE_CHECKING:
+    from statemgr.statistics import StateInfo, Statistics
 
 NONE: Final = object()  # no object in hand; None itself is a state
 _LIST_SLICE = 256  # states listed before the loop gets its turn
@@ -259,7 +261,9 @@ class LiveStates(StateManagerExpiration, StateManager):
             self._touch_token(token.cache_key, self._now())
         return found
 
-    async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
+    async def _list(self, prefix: str) -> "AsyncIterator[StateInfo]":
+        from statemgr.statistics import StateInfo  # slow to import, as in _counted
+
         to_wall_clock = self._clock.time() - self._now()
         for count, key in enumerate(list(self._entries), 1):
             entry = self._entries.get(key)
@@ -312,7 +316,7 @@ class LiveStates(StateManagerExpiration, StateManager):
             self._drop(key)
         self._purged += len(keys)
 
-    def _statistics(self) -> Statistics:
+    def _statistics(self) -> "Statistics":
         return self._counted(
             tokens_held=len(self._token_expires_at),
             locks_held=len(self._locks.holders),

@@ -190,6 +190,85 @@ async def test_replies_come_in_order(server: FakeServer) -> None:
         assert link.outstanding == 0
 
 
+async def test_who_waits_for_the_only_reply_goes_on_at_once(server: FakeServer) -> None:
+    """The task goes on in the turn in which the reply came; of several, all in the next one."""
+    order: list[str] = []
+
+    async def ask(link: Link, word: bytes) -> None:
+        reply = await submit(link, b"ECHO", word).future
+        order.append(reply.decode())
+
+    async with link_to(server) as link:
+        await ask(link, b"connected")
+        hand_on = link._replied
+
+        def noting(replies: Any) -> None:
+            asyncio.get_running_loop().call_soon(order.append, "next turn")
+            hand_on(replies)
+
+        assert link._wire is not None
+        link._wire.on_replies = noting
+        order.clear()
+        await asyncio.create_task(ask(link, b"one"))
+        await until(lambda: len(order) == 2)
+        assert order == ["one", "next turn"]
+        order.clear()
+        server.answer = saying(None)
+        asks = [asyncio.create_task(ask(link, word)) for word in (b"a", b"b")]
+        await until(lambda: len(server.commands) == 4)
+        server.push(b"+a\r\n+b\r\n")
+        await asyncio.wait(asks)
+        assert order == ["next turn", "a", "b"]
+
+
+async def test_who_waits_for_the_only_reply_may_be_anybody(server: FakeServer) -> None:
+    """Two tasks, a cancelled one, a callback that raises: each has what asyncio gives it."""
+    raised: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised.append(context))
+
+    def fail(_: object) -> None:
+        raise ValueError("of a callback")
+
+    async def wait_for(future: Any) -> Any:
+        return await future
+
+    async with link_to(server) as link:
+        await submit(link, b"ECHO", b"connected").future
+        call = submit(link, b"ECHO", b"two")
+        both = [asyncio.create_task(wait_for(call.future)) for _ in range(2)]
+        assert await asyncio.gather(*both) == [b"two", b"two"]
+
+        call = submit(link, b"ECHO", b"shielded")
+        assert await asyncio.shield(call.future) == b"shielded"
+
+        call = submit(link, b"ECHO", b"raises")
+        call.future.add_done_callback(fail)
+        await until(lambda: raised)
+        assert str(raised[0]["exception"]) == "of a callback"
+
+        call = submit(link, b"ECHO", b"cancelled")
+        late: list[Any] = []
+        call.late = late.append
+        waiting = asyncio.create_task(wait_for(call.future))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await until(lambda: late)
+        assert waiting.cancelled()
+        assert late == [b"cancelled"]
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("unasked", [b"+surplus\r\n", b"not RESP\r\n"])
+async def test_what_makes_no_sense_behind_a_reply(server: FakeServer, unasked: bytes) -> None:
+    """The reply counts; what came with it is not taken for the reply to the next call."""
+    async with link_to(server) as link:
+        await submit(link, b"ECHO", b"connected").future
+        server.answers.append(saying(b"+one\r\n" + unasked))
+        assert await submit(link, b"ECHO", b"one").future == b"one"
+        assert await submit(link, b"ECHO", b"two").future == b"two"
+        assert server.connections == 2
+
+
 async def test_pushes_are_no_replies(server: FakeServer) -> None:
     """What a RESP3 server pushes of its own accord is passed over."""
     push = b">2\r\n+invalidate\r\n*0\r\n"
@@ -523,7 +602,7 @@ async def test_wire_without_a_transport() -> None:
 
     async def make() -> Wire:
         connection = await _connected(client.connection_pool.make_connection(), LONG)
-        return Wire(connection, replies.append, lambda _, error: lost.append(error))
+        return Wire(connection, replies.extend, lambda _, error: lost.append(error))
 
     wire = await make()
     wire.write(hiredis.pack_command((b"PING",)) + hiredis.pack_command((b"NONSENSE",)))

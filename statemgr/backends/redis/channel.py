@@ -449,14 +449,15 @@ class Inbox:
             wire.close()
             await wire.wait_closed()
 
-    def _received(self, reply: Reply) -> None:
+    def _received(self, replies: Sequence[Reply]) -> None:
         self._heard.set()
-        if isinstance(reply, Exception):
-            raise reply
-        if isinstance(reply, list) and reply[0] == b"message":
-            self._on_message(reply[2])
-        elif isinstance(reply, list) and reply[0] == b"subscribe":
-            self._on_open()
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+            if isinstance(reply, list) and reply[0] == b"message":
+                self._on_message(reply[2])
+            elif isinstance(reply, list) and reply[0] == b"subscribe":
+                self._on_open()
 
     async def close(self) -> None:
         """Listen no more."""

@@ -17,9 +17,10 @@ its caller was told that it was not done, or that nobody knows.
 """
 
 import asyncio
+import functools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 import hiredis
@@ -30,6 +31,7 @@ from statemgr.backends.redis.outage import Outage
 from statemgr.backends.redis.scripts import COMMIT, RELEASE, Script
 from statemgr.backends.redis.wire import Reply, Wire
 from statemgr.errors import BackendUnavailableError
+from statemgr.modification import current_task
 
 logger = logging.getLogger("statemgr")
 
@@ -141,6 +143,16 @@ class Call:
         elif self.late is not None and not self.failed:
             self.late(reply)
 
+    def answer_alone(self, reply: Reply) -> None:
+        """Hand over a reply that came alone: a task that waits for it goes on at once.
+
+        The loop would have it go on in its next turn, after another look at what has come.
+        """
+        resume = _resume_of(self.future)
+        self.answer(reply)
+        if resume is not None:
+            resume(self.future)
+
     def fail(self, error: BackendUnavailableError) -> None:
         """End without a reply. It is not wanted any more."""
         failed, self.failed = self.failed, True
@@ -166,6 +178,22 @@ class Call:
 
         self.late = settle
         return ending
+
+
+def _resume_of(
+    future: "asyncio.Future[Any]",
+) -> "Callable[[asyncio.Future[Any]], object] | None":
+    """Take from a future what has a task go on when it is done, if nobody else waits for it."""
+    callbacks = getattr(future, "_callbacks", None)  # private: without it the loop does it
+    if callbacks is None or len(callbacks) != 1:
+        return None
+    ((callback, context),) = callbacks
+    if not isinstance(getattr(callback, "__self__", None), asyncio.Task):
+        return None
+    if current_task(future.get_loop()) is not None:  # a task reads replies: see Wire
+        return None
+    future.remove_done_callback(callback)
+    return functools.partial(context.run, callback)
 
 
 class _Asking(Call):
@@ -350,21 +378,25 @@ class Link:
 
     # Replies
 
-    def _reached(self, reply: Reply) -> None:
-        """Take the first reply after an outage."""
+    def _reached(self, replies: Sequence[Reply]) -> None:
+        """Take the first replies after an outage."""
         self._outage.end()
         if self._wire is not None:
-            self._wire.on_reply = self._replied
-        self._replied(reply)
+            self._wire.on_replies = self._replied
+        self._replied(replies)
 
-    def _replied(self, reply: Reply) -> None:
-        if isinstance(reply, hiredis.PushNotification):
-            return  # of the server's own accord: nothing that was asked for
-        call = self._sent.popleft()
-        if isinstance(reply, Exception):
-            self._refused(call, reply)
-        else:
-            call.answer(reply)
+    def _replied(self, replies: Sequence[Reply]) -> None:
+        sent = self._sent
+        for reply in replies:
+            if isinstance(reply, hiredis.PushNotification):
+                continue  # of the server's own accord: nothing that was asked for
+            call = sent.popleft()
+            if isinstance(reply, Exception):
+                self._refused(call, reply)
+            elif sent or len(replies) > 1:
+                call.answer(reply)  # who waits for these goes on in order, and asks together
+            else:
+                call.answer_alone(reply)
 
     def _refused(self, call: Call, refusal: Exception) -> None:
         error = without_arguments(refusal)
@@ -453,8 +485,8 @@ class Link:
                     pause = min(2 * pause, _LONGEST_PAUSE)
                 else:
                     is_back = self._outage.error is not None
-                    on_reply = self._reached if is_back else self._replied
-                    self._wire = Wire(connection, on_reply, self._lost)
+                    on_replies = self._reached if is_back else self._replied
+                    self._wire = Wire(connection, on_replies, self._lost)
                     self._known = {None}
                     self._was_silent = False
                     self._drop_unwanted()

@@ -10,7 +10,7 @@ A connection without a transport, such as fakeredis makes, is read by redis-py's
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import hiredis
@@ -19,7 +19,7 @@ import redis.exceptions
 _NOTHING: Final = object()  # what the parser returns when a reply is not complete
 
 Reply = Any
-OnReply = Callable[[Reply], None]
+OnReplies = Callable[[Sequence[Reply]], None]
 OnLost = Callable[["Wire", Exception], None]
 
 
@@ -28,17 +28,17 @@ class Wire(asyncio.Protocol):
 
     Args:
         connection: A `redis.asyncio` connection that is connected; the wire owns it now.
-        on_reply: Called with each reply in the order of arrival; an error reply is an
-            `Exception`. Raised exceptions close the wire.
+        on_replies: Called with those replies that came together, in the order of arrival; an
+            error reply is an `Exception`. Raised exceptions close the wire.
         on_lost: Called once when the connection has ended, unless `close()` ended it.
 
     Attributes:
-        on_reply: The same. May be replaced.
+        on_replies: The same. May be replaced.
     """
 
-    def __init__(self, connection: Any, on_reply: OnReply, on_lost: OnLost) -> None:
+    def __init__(self, connection: Any, on_replies: OnReplies, on_lost: OnLost) -> None:
         self._connection = connection
-        self.on_reply = on_reply
+        self.on_replies = on_replies
         self._on_lost: OnLost | None = on_lost
         self._reader: Any = None
         self._reading: asyncio.Task[None] | None = None
@@ -91,10 +91,15 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand on the replies that are complete."""
         reader = self._reader
+        replies: list[Reply] = []
         try:
-            reader.feed(data)
-            while (reply := reader.gets()) is not _NOTHING:
-                self.on_reply(reply)
+            try:
+                reader.feed(data)
+                while (reply := reader.gets()) is not _NOTHING:
+                    replies.append(reply)
+            finally:
+                if replies:
+                    self.on_replies(replies)
         except Exception as error:  # what is no reply, or belongs to no command
             self._end(error)
             self.abort()
@@ -113,7 +118,7 @@ class Wire(asyncio.Protocol):
                     reply = await self._connection.read_response(disable_decoding=True)
                 except redis.exceptions.ResponseError as error:
                     reply = error
-                self.on_reply(reply)
+                self.on_replies([reply])
         except asyncio.CancelledError:
             self._end(ConnectionAbortedError("the connection was given up"))
         except Exception as error:
