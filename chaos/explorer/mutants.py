@@ -14,7 +14,7 @@ from statemgr.backends.redis.grants import Grant, Grants
 from statemgr.backends.redis.reading import Reader
 from statemgr.backends.redis.scripts import EXTEND
 from statemgr.backends.redis.writing import States, Writer
-from statemgr.errors import LockExpiredError
+from statemgr.errors import LockExpiredError, StateManagerError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _ChecksThenSets(StateManagerRedis):
         term = round(self.lock_expiration * 1000)
         call = self._channel.call(EXTEND, grant.key, grant.owner, term, grant.fence)
         if (await call.future)[0] != 1:
-            self._writer.lose(grant)
+            self._writer.lose(grant, self._writer.expired(grant.lock_key))
             self._end(grant.lock_key, None)
             raise LockExpiredError("the lock was lost", lock_key=grant.lock_key)
         await super()._save(grant, states)
@@ -175,9 +175,9 @@ class _AcknowledgesPastTheDeadline(StateManagerRedis):
 
 
 class _Forgetful(Writer):
-    def lose(self, grant: Grant, error: Exception | None = None) -> None:
+    def lose(self, grant: Grant, failure: StateManagerError) -> None:
         grant.unsaved.clear()
-        super().lose(grant, error)
+        super().lose(grant, failure)
 
 
 class _LossIsForgotten(_Changed):

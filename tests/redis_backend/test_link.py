@@ -452,6 +452,31 @@ async def test_passing_refusals_are_waited_out(server: FakeServer, refusal: byte
         assert (server.connections > 1) == (refusal == b"-READONLY")
 
 
+async def test_calls_of_one_key_stay_behind_one_that_rests(server: FakeServer) -> None:
+    """What was asked for later of the same key is not done before; others are not kept waiting."""
+    async with link_to(server) as link:
+        await submit(link, b"ECHO", b"connected").future
+        server.commands.clear()
+        server.answers.append(saying(b"-BUSY x\r\n"))
+        first = call_of(b"ECHO", b"first", key="k")
+        link.submit(first)
+        await until(lambda: link._resting)
+        second, other = call_of(b"ECHO", b"second", key="k"), call_of(b"ECHO", b"other", key="o")
+        link.submit(second)
+        link.submit(other)
+        assert [await call.future for call in (other, first, second)] == [
+            b"other",
+            b"first",
+            b"second",
+        ]
+        assert [command[1] for command in server.commands] == [
+            b"first",
+            b"other",
+            b"first",
+            b"second",
+        ]
+
+
 async def test_refusals_for_too_long(server: FakeServer) -> None:
     """A refusal that does not pass within the timeout is an error, and nothing was done."""
     async with link_to(server, TIMEOUT) as link:

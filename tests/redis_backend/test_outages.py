@@ -183,6 +183,21 @@ async def test_restart_without_persistence_loses_states_and_locks(redis_server: 
             assert await manager.get_state(token("a")) == Count(2)
 
 
+async def test_listing_over_a_restart() -> None:
+    """What is there all the time is listed once, though the server forgot how far it was."""
+    idents = {f"i{number}" for number in range(3000)}
+    with Server(named_server(DEFAULT), appendonly=True) as server:
+        async with StateManagerRedis(server.url) as manager:
+            await asyncio.gather(*(manager.set_state(token(ident), Count(1)) for ident in idents))
+            listed: list[str] = []
+            async for info in manager.tokens():
+                listed.append(info.ident)
+                if len(listed) == len(idents) // 2:
+                    await asyncio.to_thread(server.restart)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == idents
+
+
 async def test_waiter_gets_the_lock_after_a_restart() -> None:
     """Who waits in the queue when a server without persistence restarts is served, too."""
     with Server(named_server(DEFAULT)) as server:

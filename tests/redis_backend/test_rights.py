@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from redis_backend.conftest import named_server
+from redis_backend.refuser import Refuser
 from statemgr import StateManagerRedis, StateToken
 from statemgr.errors import (
     BackendUnavailableError,
     CommitUncertainError,
     LockExpiredError,
 )
-from statemgr.testing.proxy import FaultyProxy, Forwarder, Link, RespSplitter, Streams, command_of
+from statemgr.testing.proxy import FaultyProxy
 from statemgr.testing.servers import DEFAULT, ClusterSetup, Server, wait_until
 
 SHORT = "socket_timeout=0.3&socket_connect_timeout=0.3"
@@ -111,45 +112,6 @@ async def test_refused_commit_is_sent_again(redis_server: Server) -> None:
                 state.n += 1
                 refuser.refusal, refuser.count = text + b" for a while\r\n", 3
             assert (await manager.get_state(token())).n == before + 1
-
-
-class Refuser(Forwarder):
-    """A proxy that answers scripts itself, with an error, as long as it is told to.
-
-    Attributes:
-        refusal: What it answers; empty to forward.
-        count: How many it refuses.
-        refused: How many it has refused.
-    """
-
-    refusal = b""
-    count = 1 << 30
-    refused = 0
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}"
-
-    def link(self, client: Streams, server: Streams) -> Link:
-        return _RefusingLink(self, client, server)
-
-
-class _RefusingLink(Link):
-    def __init__(self, refuser: Refuser, client: Streams, server: Streams) -> None:
-        super().__init__(client, server)
-        self._refuser = refuser
-        self._requests = RespSplitter()
-
-    async def on_request_bytes(self, data: bytes) -> None:
-        for request in self._requests.feed(data):
-            refuser = self._refuser
-            is_script = command_of(request)[0].startswith(b"EVAL")
-            if is_script and refuser.refusal and refuser.count > 0:
-                refuser.count -= 1
-                refuser.refused += 1
-                await self.send(self.client.writer, refuser.refusal)
-            else:
-                await self.send(self.server.writer, request)
 
 
 # Read-only
@@ -250,6 +212,29 @@ async def test_body_that_fails_within_a_full_server(server: Server) -> None:
         await manager._channel._link.drained(5)
         await in_thread(server.command, "CONFIG", "SET", "maxmemory", 0)
         assert await change(other, timeout=0) == 2
+
+
+async def test_lock_of_a_full_server_is_renewed(server: Server) -> None:
+    """And a waiter who gives up leaves the queue: nothing is passed to it later."""
+    async with manager_of(f"{server.url}?{LONG}") as manager, manager_of(server.url) as other:
+        await change(manager)
+        async with manager.modify_state(token()) as state:
+            waiter = asyncio.create_task(change(other))
+            while not other._grants.waiting:  # noqa: ASYNC110  # it is another manager's
+                await asyncio.sleep(0.005)
+            await in_thread(server.command, "CONFIG", "SET", "maxmemory", 1)
+            grant = manager._granted["a"]
+            deadline = grant.deadline
+            grant.renewed_at -= manager.lock_expiration
+            manager._grants._renew()
+            waiter.cancel()
+            await manager._channel._link.drained(5)
+            await asyncio.wait([waiter])
+            await other._channel._link.drained(5)
+            await in_thread(server.command, "CONFIG", "SET", "maxmemory", 0)
+            assert grant.deadline > deadline
+            state.n = 10
+        assert await change(other, timeout=0) == 11
 
 
 async def test_evicted_ident(server: Server) -> None:

@@ -511,16 +511,40 @@ def test_commit_that_depends_on_another(ident: Ident) -> None:
 
 
 def test_commits_of_two_instances_are_told_apart(ident: Ident) -> None:
-    """Their numbers have nothing to do with each other; those of one instance's owners have."""
+    """Their numbers have nothing to do with each other."""
     ident.acquire(A)
     ident.commit(A, 100, ("X", "a", 1))
     ident.acquire(B)
     assert ident.commit(B, 1, ("X", "b", 1)) == [1, 0]
-    ident.acquire(A2)
-    assert ident.commit(A2, 100, ("X", "c", 1)) == [1, 0]
     assert ident.read("X") == [b"b"]
+    ident.acquire(A2)
     assert ident.commit(A2, 101, ("X", "c", 1)) == [1, 0]
     assert ident.read("X") == [b"c"]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_commit_that_comes_behind_a_later_grant(ident: Ident, done: bool) -> None:
+    """A later owner of the instance has left its mark: nobody knows, and nothing is written."""
+    ident.acquire(A)
+    if done:
+        assert ident.commit(A, 5, ("X", "a", 1)) == [1, 0]
+    else:
+        ident.expire_lock()
+    ident.acquire(A2)
+    fence = ident.lock.fence
+    assert ident.commit(A2, 6, ("X", "b", 1)) == [1, 0]
+    before = ident.client.hgetall(ident.key)
+    assert ident.commit(A, 5, ("X", "a", 1), fence=fence) == [3]
+    assert ident.client.hgetall(ident.key) == before
+
+
+def test_commit_depends_on_one_of_its_own_owner(ident: Ident) -> None:
+    """A later number of another owner does not say that it was done."""
+    ident.acquire(A)
+    ident.commit(A, 9, ("X", "a", 1))
+    ident.acquire(A2)
+    assert ident.commit(A2, 10, ("X", "b", 1), after=8) == [2]
+    assert ident.read("X") == [b"a"]
 
 
 def test_unchanged_state_is_renewed(ident: Ident) -> None:
@@ -567,8 +591,8 @@ def test_expired_states_are_removed_with_time(ident: Ident) -> None:
     """And marks of commits that nobody repeats any more."""
     ident.store(("X", "x", 1), ("Y", "y", 1), owner="old.1")
     ident.set_left("X", -10)
-    ident.client.hset(ident.key, "c:old", f"1:{ident.now - DAY}")
-    ident.client.hset(ident.key, "c:new", f"1:{ident.now - TERM}")
+    ident.client.hset(ident.key, "c:old", f"1 {ident.now - DAY} 1")
+    ident.client.hset(ident.key, "c:new", f"1 {ident.now - TERM} 1")
     ident.acquire(A)
     ident.commit(A, 1, keep=True)
     assert {b"s:X", b"c:old"} <= ident.fields  # it is not time to look yet
@@ -576,6 +600,16 @@ def test_expired_states_are_removed_with_time(ident: Ident) -> None:
     ident.commit(A, 2, keep=True)
     assert ident.fields == {b"lock", b"s:Y", b"d:Y", b"c:new", b"c:a"}
     assert ident.lock.prune - ident.now == about(EXPIRATION)
+
+
+def test_many_marks_are_removed_with_time(ident: Ident) -> None:
+    """More than Lua hands to one command: of programs that ran for a moment each."""
+    ident.acquire(A)
+    marks = {f"c:i{number}": f"1 {ident.now - DAY} 1" for number in range(9000)}
+    ident.client.hset(ident.key, mapping=marks)
+    ident.set_lock(prune=0)
+    assert ident.commit(A, 1, ("X", "x", 1)) == [1, 0]
+    assert ident.fields == {b"lock", b"s:X", b"d:X", b"c:a"}
 
 
 def test_state_that_expired_under_the_lock_is_not_removed(ident: Ident) -> None:
@@ -760,6 +794,14 @@ def test_read_renews(ident: Ident, records: bool) -> None:
     assert ident.describe()[b"X"] == (7, about(EXPIRATION))
     assert ident.left("Y") <= 5_000
     assert ident.ttl >= EXPIRATION - SLACK
+
+
+def test_read_never_makes_a_state_expire_sooner(ident: Ident) -> None:
+    """A reader with a shorter expiration leaves the deadline where it is."""
+    ident.store(("X", "x", 7))
+    ident.set_left("X", EXPIRATION)
+    assert ident.read("X", expiration=100) == [b"x"]
+    assert ident.left("X") == about(EXPIRATION)
 
 
 def test_read_finds_no_expired_state(ident: Ident) -> None:

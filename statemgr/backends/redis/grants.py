@@ -55,6 +55,8 @@ class Grant:
         owner: Under which name it is asked for.
         held: Whether this process has the lock, as far as it knows.
         lost: Whether the server has said that it does not, or no more.
+        spoilt: Whether a commit has failed while a later body was at work on it: the lock is kept
+            until that body ends, and what it leaves is not written.
         fence: The fence, while it is held.
         deadline: When the lock expires by the monotonic clock, reckoned from before it was
             asked for or renewed: never later than the server has it.
@@ -95,6 +97,7 @@ class Grant:
         "records",
         "renewed_at",
         "sent",
+        "spoilt",
         "touched",
         "turn_ends_at",
         "turns",
@@ -107,7 +110,7 @@ class Grant:
         self.lock_key = lock_key
         self.key = key
         self.owner = owner
-        self.held = self.lost = self.wanted = self.queued = self.called = False
+        self.held = self.lost = self.spoilt = self.wanted = self.queued = self.called = False
         self.sent = self.unacknowledged = 0
         self.last_commit = 0
         self.fence = 0
@@ -124,7 +127,7 @@ class Grant:
 
     def is_good(self, now: float) -> bool:
         """Whether this process has the lock without a doubt."""
-        return self.held and not self.lost and now < self.deadline
+        return self.held and not self.lost and not self.spoilt and now < self.deadline
 
     def must_go(self, now: float) -> bool:
         """Whether it is another process's turn."""
@@ -274,7 +277,7 @@ class Grants:
         asked_at = self._monotonic()
         reply = await self._ask(grant, classes, joins=False)
         grant.asking = None
-        if reply[0] != 1:
+        if reply[0] != 1 or not grant.held:
             return None
         if int(reply[1]) != grant.fence:  # it was lost, and has just been taken anew
             self.release(grant)
@@ -513,7 +516,9 @@ class Grants:
             self.release(grant)  # now, while there is a connection
 
     def stop(self) -> None:
-        """Renew nothing any more."""
+        """Give up what is left, and renew nothing any more."""
+        for grant in list(self._held.values()):
+            self.release(grant)
         if self._renewing is not None:
             self._renewing.cancel()
             self._renewing = None

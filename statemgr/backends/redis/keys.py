@@ -11,8 +11,8 @@ what has expired by its own field is gone for every reader, and removed later.
     lock        who has the lock, and who waits for it; see below
     s:CLASS     the record of the state of a class (see statemgr/record.py)
     d:CLASS     when that state expires: 15 digits of ms, then the size of the state in bytes
-    c:INSTANCE  the number of the last commit of an instance, by which a repeated one is known,
-                a colon, and when it was done
+    c:INSTANCE  the last commit of an instance, by which a repeated one is known: its number,
+                when it was done, and its owner's NUMBER, with a space between two
 
 The lock is one field, because the scripts have need of all of it, and reading and writing one
 field takes a third of the time that eight do. Its parts, with a space between two:

@@ -263,6 +263,9 @@ class Link:
         host: Where the server is, for redirections that name no host.
         router: Who knows the other servers. None where there is one server only.
         where: Returns where the server is, for messages.
+
+    Attributes:
+        connections: How many connections there were: after a new one the server may be another.
     """
 
     def __init__(
@@ -288,6 +291,7 @@ class Link:
         self._rest: asyncio.TimerHandle | None = None
         self._was_silent = False  # whether the last connection was given up for that
         self._flushing = False
+        self.connections = 0
         self._connecting: asyncio.Task[None] | None = None
         self._connecting_since = 0.0
         self._outage = Outage(where, timeout)
@@ -304,7 +308,12 @@ class Link:
         """Send a call: at once if the server has nothing to do, else with others of this turn."""
         if self._closed:
             call.fail(closed())
-            return
+        elif self._resting and any(other.key == call.key for other in self._resting):
+            self._resting.append(call)  # what is asked of one key stays in order
+        else:
+            self._submit(call)
+
+    def _submit(self, call: Call) -> None:
         self._outbox.append(call)
         if self._wire is not None and (not self._sent or len(self._outbox) >= _BATCH):
             self._flush()
@@ -314,8 +323,11 @@ class Link:
 
     def submit_asking(self, call: Call) -> None:
         """Send a call to a server that its key is just moving to."""
-        self.submit(_Asking(call))
-        self.submit(call)
+        if self._closed:
+            call.fail(closed())
+        else:
+            self._submit(_Asking(call))
+            self._submit(call)  # right behind
 
     def _flush(self) -> None:
         self._flushing = False
@@ -487,6 +499,7 @@ class Link:
                     is_back = self._outage.error is not None
                     on_replies = self._reached if is_back else self._replied
                     self._wire = Wire(connection, on_replies, self._lost)
+                    self.connections += 1
                     self._known = {None}
                     self._was_silent = False
                     self._drop_unwanted()

@@ -167,6 +167,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             name=self._redaction.ident,
             on_wanted=self._wanted,
             on_gone=self._drop,
+            on_spoilt=self._spoil,
         )
         self._reader = Reader(
             self._channel, self._keys, self._clock, self._granted, self._writer, keeps=self._keeps
@@ -308,10 +309,14 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
 
         Raises:
             LockExpiredError: If the lock was lost.
+            BackendUnavailableError: If what the body was made on could not be written.
         """
         lock_key = grant.lock_key
+        if grant.spoilt:
+            self._end(lock_key, grant)
+            raise self._writer.unfounded(lock_key)
         if grant.lost or not grant.held:
-            self._writer.lose(grant)
+            self._writer.lose(grant, self._writer.expired(lock_key))
             self._end(lock_key, None)
             raise self._writer.expired(lock_key)
         now = self._monotonic()
@@ -417,7 +422,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
         if missing:
             records = await self._grants.reread(grant, [class_of(token) for token in missing])
             if records is None:
-                self._writer.lose(grant)
+                self._writer.lose(grant, self._writer.expired(grant.lock_key))
                 await self._writer.raise_failure(grant.lock_key)
                 return False
             for token, record in zip(missing, records, strict=True):
@@ -434,6 +439,9 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
 
     def _end(self, lock_key: str, grant: Grant | None) -> None:
         """Let go of the lock here: the next task has it, or nobody."""
+        if grant is not None and grant.spoilt:
+            self._grants.release(grant)
+            grant = None
         self._locks.release(lock_key)
         if lock_key not in self._locks.holders:
             self._freed(lock_key, grant)
@@ -463,6 +471,15 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             self._writer.flush(grant, keep=False)
         else:
             self._release(grant)
+
+    def _spoil(self, grant: Grant) -> None:
+        """Give up a grant under which a commit has failed, when no body uses it any more."""
+        self._drop(grant)
+        holder = self._locks.holders.get(grant.lock_key)
+        if getattr(holder, "grant", None) is grant:
+            grant.spoilt = True
+        else:
+            self._grants.release(grant)
 
     def _release(self, grant: Grant) -> None:
         self._drop(grant)

@@ -122,8 +122,14 @@ class Reader:
         for link in await self._channel.primaries():
             cursor: Any = 0
             while True:
+                began = int(cursor) == 0
                 step = (b"SCAN", cursor, b"MATCH", self._keys.pattern(start), b"COUNT", _SCAN_COUNT)
                 cursor, keys = await self._channel.command_on(link, *step).future
+                if began:
+                    connections = link.connections
+                elif connections != link.connections:  # another server knows no such cursor
+                    cursor = 0
+                    continue
                 keys = [key for key in keys if key not in seen]
                 seen.update(keys)
                 calls = [self._channel.call(DESCRIBE, key.decode()) for key in keys]

@@ -92,6 +92,7 @@ class Writer:
         name: Turns a lock key into what an error message may call it.
         on_wanted: Called with a grant that another process waits for.
         on_gone: Called with a grant that a commit gives up, or that is lost.
+        on_spoilt: Called with a grant that is ours still, and under which a commit has failed.
 
     Attributes:
         flushing: By lock key, the flushes that are on their way.
@@ -110,6 +111,7 @@ class Writer:
         name: Callable[[str], str],
         on_wanted: Callable[[Grant], None],
         on_gone: Callable[[Grant], None],
+        on_spoilt: Callable[[Grant], None],
     ) -> None:
         self._grants = grants
         self._codec = codec
@@ -120,6 +122,7 @@ class Writer:
         self._name = name
         self._on_wanted = on_wanted
         self._on_gone = on_gone
+        self._on_spoilt = on_spoilt
         self.flushing: dict[str, asyncio.Task[None]] = {}
         self.failures: dict[str, StateManagerError] = {}
 
@@ -169,13 +172,14 @@ class Writer:
             raise
         except BackendUnavailableError as error:
             commit.conclude(error)
-            raise self._uncertain(lock_key, error) if call.sent else error from error.__cause__
+            if not call.sent:
+                raise
+            raise self._uncertain(lock_key, error) from error.__cause__
         commit.conclude(reply)
         if reply[0] == 2:
-            raise BackendUnavailableError(
-                f"nothing was written: another change of {self._name(lock_key)}, "
-                "which this one was made on, could not be written"
-            )
+            raise self.unfounded(lock_key)
+        if reply[0] == 3 and call.doubts:
+            raise self._overtaken(lock_key)
         if reply[0] != 1:
             raise self.expired(lock_key)
         if commit.copies is not None:
@@ -210,7 +214,7 @@ class Writer:
             grant.unacknowledged -= 1
         if isinstance(reply, Exception) or reply[0] != 1:
             grant.unsaved = commit.unsaved | grant.unsaved
-            self.lose(grant, reply if isinstance(reply, Exception) else None)
+            self.lose(grant, self._failure_of(grant.lock_key, reply))
         elif commit.keep:
             grant.deadline = max(grant.deadline, commit.asked_at + self._lock_expiration)
             if grant.hold_ends_at <= commit.asked_at:
@@ -224,7 +228,7 @@ class Writer:
     def flush(self, grant: Grant, *, keep: bool) -> None:
         """Have written what is not; an error is kept for whoever comes next."""
         if grant.lost or not grant.held:
-            self.lose(grant)
+            self.lose(grant, self.expired(grant.lock_key))
             return
         commit, call = self.send(grant, {}, keep=keep)
         flushing = asyncio.get_running_loop().create_task(self._flush_done(commit, call))
@@ -256,26 +260,31 @@ class Writer:
 
     # What was lost
 
-    def lose(self, grant: Grant, error: Exception | None = None) -> None:
-        """Forget a grant that is lost. What was acknowledged under it is an error to be seen.
+    def lose(self, grant: Grant, failure: StateManagerError) -> None:
+        """Forget a grant. What was acknowledged under it is an error to be seen.
 
         Args:
             grant: The grant.
-            error: What a commit under it has failed with, if the server did not say that it is
-                lost: it is given up then.
+            failure: Why: `LockExpiredError` if it is lost, else what a commit has failed with.
         """
         if grant.unsaved:
-            lock_key = grant.lock_key
-            failure = self.expired(lock_key) if error is None else self._uncertain(lock_key, error)
-            what = "are" if error is None else "may be"
+            what = "may be" if isinstance(failure, CommitUncertainError) else "are"
             logger.error("changes that were acknowledged %s lost: %s", what, failure)
-            self.failures[lock_key] = failure
+            self.failures[grant.lock_key] = failure
             grant.unsaved.clear()
-        self._on_gone(grant)
-        if error is not None:
-            self._grants.release(grant)
-        else:
+        if isinstance(failure, LockExpiredError):
+            self._on_gone(grant)
             self._grants.forget(grant)
+        else:
+            self._on_spoilt(grant)
+
+    def _failure_of(self, lock_key: str, reply: Any) -> StateManagerError:
+        """Return why what was acknowledged before a commit is lost, if it ends so."""
+        if isinstance(reply, Exception):
+            return self._uncertain(lock_key, reply)
+        if reply[0] == 2:
+            return self.unfounded(lock_key)
+        return self._overtaken(lock_key) if reply[0] == 3 else self.expired(lock_key)
 
     async def raise_failure(self, lock_key: str) -> None:
         """Raise what a flush has failed with, once; wait for one that is on its way."""
@@ -295,6 +304,20 @@ class Writer:
         return LockExpiredError(
             f"the lock of {self._name(lock_key)} was lost, and nothing was written: "
             f"it could not be renewed within lock_expiration={self._lock_expiration:g} s",
+            lock_key=lock_key,
+        )
+
+    def unfounded(self, lock_key: str) -> BackendUnavailableError:
+        """Return the error of a change that was made on one that has failed."""
+        return BackendUnavailableError(
+            f"nothing was written: another change of {self._name(lock_key)}, "
+            "which this one was made on, was not written before it"
+        )
+
+    def _overtaken(self, lock_key: str) -> CommitUncertainError:
+        return CommitUncertainError(
+            f"whether the change of {self._name(lock_key)} was written is not known: "
+            "the connection was lost, and a later change of this process has come before it",
             lock_key=lock_key,
         )
 

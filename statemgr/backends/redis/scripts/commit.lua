@@ -17,23 +17,28 @@
 --
 -- Returns {1, whether others wait (0 or 1)}; {0} if the owner does not have the lock any more
 -- under this fence: then nothing was written; {2} if the other commit was not done: nothing
--- either. A commit that was done before, as after a lost reply, is not done again and returns 1.
+-- either. A commit that was done before, as after a lost reply, is not done again and returns 1;
+-- {3} if a later grant of the instance has left its mark since, so that nobody knows: it was done
+-- before, or never. Commits of one owner are done in their order: each names the one before it
+-- that may still be on its way.
 
 local me, term, expiration = ARGV[1], ARGV[4], ARGV[6]
-local mark = 'c:' .. string.match(me, '^[^.]+')
+local instance, number = string.match(me, '^([^.]+)%.(.*)$')
+local mark = 'c:' .. instance
 local before = redis.call('HMGET', key, 'lock', mark)
 local owner, until_, its_term, since, fence, kept, prune, wait = lock_of(before[1])
 
-local done = before[2] and tonumber(string.match(before[2], '^%d+')) or 0
+local done, _, doer = mark_of(before[2])
 if done >= tonumber(ARGV[2]) then
+  if doer ~= number then return {3} end
   -- Written again, so that a WAIT behind this waits for what was done before.
   redis.call('HSET', key, mark, before[2])
   return {1, wait == '' and 0 or 1}
 end
 if owner ~= me or fence ~= ARGV[9] or not is_held(owner, until_, its_term) then return {0} end
-if done < tonumber(ARGV[8]) then return {2} end
+if ARGV[8] ~= '0' and (doer ~= number or done < tonumber(ARGV[8])) then return {2} end
 
-local set, drop, due = {mark, ARGV[2] .. ':' .. now}, {}, nil
+local set, drop, due = {mark, ARGV[2] .. ' ' .. now .. ' ' .. number}, {}, nil
 for i = 10, #ARGV, 4 do
   local class, size, deadline = ARGV[i], ARGV[i + 2], now + expiration - ARGV[i + 3]
   if size == '-' then

@@ -14,6 +14,7 @@ if owner ~= ARGV[1] or fence ~= ARGV[3] or not is_held(owner, until_, its_term) 
   return {0}
 end
 local term = ARGV[2]
+write_when_full()
 redis.call('HSET', key, 'lock',
   lock_text(owner, now + term, term, since, fence, kept, prune, wait))
 live_for(term * 2)

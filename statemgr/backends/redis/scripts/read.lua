@@ -21,7 +21,7 @@ for i = 2, #fields, 2 do
   if lives(found[i], held, since) then
     reply[i / 2] = wants_records and found[i + 1] or 1
     set[#set + 1] = fields[i]
-    set[#set + 1] = due_text(now + expiration, string.sub(found[i], 16))
+    set[#set + 1] = renewed(found[i], now + expiration)
   else
     reply[i / 2] = false
   end
@@ -29,8 +29,7 @@ end
 if expiration > 0 and #set > 0 then
   local done = redis.pcall('HSET', key, unpack(set))
   if type(done) == 'table' and done.err then
-    -- A server without memory: it does this after a write that it always does.
-    redis.call('HDEL', key, '')
+    write_when_full()
     redis.call('HSET', key, unpack(set))
   end
   live_for(expiration)

@@ -15,6 +15,7 @@ local owner, until_, term, since, fence, kept, prune, wait =
 
 if owner ~= me or not is_held(owner, until_, term) then
   if not waits(wait, me) then return 0 end
+  write_when_full()
   redis.call('HSET', key, 'lock',
     lock_text(owner, until_, term, since, fence, kept, prune, without(wait, me)))
   return 2
@@ -29,8 +30,7 @@ for i = 4, #ARGV, 2 do
     set[#set + 1] = renewed(due, now + expiration - ARGV[i + 1])
   end
 end
--- The first write is one that a server without memory does too; then it does the others.
-redis.call('HDEL', key, '')
+write_when_full()
 redis.call('HSET', key, unpack(set))
 if #set > 2 then live_for(tonumber(expiration)) end
 if heir then
