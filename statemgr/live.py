@@ -118,6 +118,8 @@ class LiveStates(StateManagerExpiration, StateManager):
         try:
             modification.load_states(self._load_live)
         except BaseException:
+            for token in modification.tokens:
+                self._set_aside.pop(token.cache_key, None)
             self._release(modification.lock_key)
             raise
         modification.grant = None

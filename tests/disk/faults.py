@@ -4,13 +4,15 @@ import errno
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import pytest
 
+from statemgr import StateManagerDisk
 from statemgr.backends.disk import files, locks, trips
 from statemgr.backends.disk.files import ident_of, state_name
 from statemgr.record import RecordCodec
@@ -118,6 +120,19 @@ def faulty_calls(monkeypatch: pytest.MonkeyPatch) -> Faults:
         monkeypatch.setattr(module, "os", _Calls(os, faults))
     monkeypatch.setattr(locks, "fcntl", _Calls(locks.fcntl, faults))
     return faults
+
+
+@contextmanager
+def unsynced(manager: StateManagerDisk) -> Iterator[None]:
+    """Let names that are changed meanwhile not come to stable storage; what is in files does."""
+    names = cast("Any", manager)._files._descriptor
+
+    def sync(descriptor: int) -> OSError | None:
+        return OSError(errno.EIO, "input/output error") if descriptor == names else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trips, "_sync_one", sync)
+        yield
 
 
 def stored(directory: Path, token: AnyToken) -> Any:

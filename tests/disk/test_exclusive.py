@@ -14,14 +14,17 @@ import pytest
 
 from statemgr import StateManagerDisk, StateToken
 from statemgr.backends.disk.files import ident_name, state_name
+from statemgr.backends.disk.manager import PURGE_SLICE
 from statemgr.backends.disk.trips import Job, Trips
 from statemgr.errors import (
     BackendUnavailableError,
+    CommitUncertainError,
     StateDirectoryInUseError,
     StateManagerClosedError,
 )
 from statemgr.testing import ManualClock
-from tests.disk.faults import stored
+from tests.disk.faults import stored, unsynced
+from tests.disk.test_files import begin_commit
 
 LIFE = 60.0
 DEBOUNCE = 2.0
@@ -414,6 +417,141 @@ async def test_a_deleted_state_does_not_come_back(
     assert stored(tmp_path, CART) is None
 
 
+@pytest.mark.parametrize("readers", [1, 3])
+async def test_a_deleted_state_does_not_come_back_from_what_was_read_before(
+    readers: int, tmp_path: Path, clock: ManualClock
+):
+    """The deletion first finishes what a dead program has begun; meanwhile the state is read."""
+    async with opened(tmp_path, clock, fsync=True) as m:
+        begin_commit(tmp_path, (CART, Cart(1)), (PROFILE, Profile(1)))
+        async with asyncio.timeout(20):
+            deleted, *_ = await asyncio.gather(
+                m.delete_state(CART), *(m.get_state(CART) for _ in range(readers))
+            )
+        assert deleted is True
+        assert await m.has_state(CART) is False
+        assert await m.get_states(CART, PROFILE) == (Cart(), Profile(1))
+    assert stored(tmp_path, CART) is None
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("how", ["delete", "set"])
+async def test_memory_says_what_the_file_does_after_an_uncertain_change(
+    how: str, cancelled: bool, tmp_path: Path, clock: ManualClock
+):
+    """Whether its caller is told that it is uncertain, or was cancelled."""
+    async with opened(tmp_path, clock, fsync=True) as m:
+        await m.set_state(CART, Cart(1))
+        with unsynced(m):
+            async with held_up(m):
+                doing: Any = m.delete_state(CART) if how == "delete" else m.set_state(CART, Cart(2))
+                task = asyncio.create_task(doing)
+                await clock.settle()
+                if cancelled:
+                    task.cancel()
+                    await clock.settle()
+            with pytest.raises(asyncio.CancelledError if cancelled else CommitUncertainError):
+                await task
+        found = stored(tmp_path, CART)
+        assert found == (None if how == "delete" else Cart(2))
+        assert await m.has_state(CART) is (found is not None)
+        assert await m.get_state(CART) == (found or Cart())
+    assert stored(tmp_path, CART) == found
+
+
+@pytest.mark.parametrize("how", ["modify", "set", "delete"])
+async def test_what_was_acknowledged_outlives_an_older_write_that_is_uncertain(
+    how: str, tmp_path: Path, clock: ManualClock
+):
+    """A change that is not begun because of it is no uncertain one: what waits is kept."""
+    async with opened(tmp_path, clock, DEBOUNCE, fsync=True) as m:
+        async with m.modify_states(CART, PROFILE) as (cart, profile):
+            cart.number = profile.number = 1
+        await clock.settle()
+        with unsynced(m):
+            async with held_up(m):
+                clock.advance(DEBOUNCE)
+                await clock.settle()  # the writer has asked
+                await change(m, 2)
+            async with asyncio.timeout(20):
+                while not cast("Any", m)._failing:  # noqa: ASYNC110  # a trip has no event
+                    await asyncio.sleep(0.001)
+            with pytest.raises(BackendUnavailableError):
+                if how == "modify":
+                    await change(m, 3)
+                elif how == "set":
+                    await m.set_state(CART, Cart(3))
+                else:
+                    await m.delete_state(CART)
+            assert await m.get_states(CART, PROFILE) == (Cart(2), Profile(1))
+        await until_written(m, clock)
+        assert stored(tmp_path, CART) == Cart(2)
+
+
+async def test_a_delete_is_not_uncertain_because_of_what_is_written_before_it(
+    tmp_path: Path, clock: ManualClock
+):
+    """What was committed with the state is, and not brought to storage; so nothing is deleted."""
+    async with opened(tmp_path, clock, DEBOUNCE, fsync=True) as m:
+        async with m.modify_states(CART, PROFILE) as (cart, profile):
+            cart.number = profile.number = 1
+        with unsynced(m), pytest.raises(BackendUnavailableError):
+            await m.delete_state(CART)
+        assert await m.get_states(CART, PROFILE) == (Cart(1), Profile(1))
+        assert await m.delete_state(CART) is True
+    assert stored(tmp_path, CART) is None
+    assert stored(tmp_path, PROFILE) == Profile(1)
+
+
+class Unreadable(StateToken[Any]):
+    def deserialize(self, data: bytes | None = None, fp: Any = None) -> Any:
+        raise ValueError("not to be read")
+
+
+class WithoutDefault(StateToken[Any]):
+    def create(self) -> Any:
+        raise LookupError("none")
+
+
+async def test_a_reset_that_does_not_come_about_leaves_nothing(tmp_path: Path, clock: ManualClock):
+    """The record stays where it is, and other changes are as ever."""
+    async with opened(tmp_path, clock, on_decode_error="reset") as m:
+        await m.set_state(CART, Cart(1))
+        with pytest.raises(LookupError):
+            async with m.modify_states(
+                Unreadable(CART.ident, Cart), WithoutDefault(CART.ident, Profile)
+            ):
+                pass
+        for number, token in enumerate((NOBODY, PROFILE, CART), 2):
+            await change(m, number, token)
+            assert stored(tmp_path, token) == token.cls(number)
+    assert not (tmp_path / "quarantine").exists()
+
+
+@pytest.mark.parametrize("how", ["get", "has", "touch", "modify"])
+async def test_closing_overtakes_a_read(how: str, tmp_path: Path, clock: ManualClock):
+    """It is refused, and leaves no state and no task in a manager that is closed."""
+    async with opened(tmp_path, clock) as m:
+        await m.set_state(CART, Cart(1))
+    calls: dict[str, Callable[..., Any]] = {
+        "get": lambda: m.get_state(CART),
+        "has": lambda: m.has_state(CART),
+        "touch": lambda: m.touch(CART),
+        "modify": lambda: change(m, 2),
+    }
+    async with opened(tmp_path, clock) as m:
+        async with held_up(m):
+            reading = asyncio.create_task(calls[how]())
+            await clock.settle()
+            closing = asyncio.create_task(m.close())
+            await clock.settle()
+        with pytest.raises(StateManagerClosedError):
+            await reading
+        await closing
+        assert cast("Any", m)._expiration_task is None
+        assert not cast("Any", m)._entries
+
+
 # Deadlines
 
 
@@ -555,3 +693,34 @@ async def test_a_change_beside_the_purge_of_its_file(
             await manager.has_state(NOBODY)
         assert await manager.get_state(CART) == Cart(2)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("others", [1, 2 * PURGE_SLICE])
+async def test_a_change_beside_a_purge_that_has_other_files_to_remove(
+    others: int, tmp_path: Path, clock: ManualClock
+):
+    """The change is kept, though its state had expired when the purge began."""
+    first = [StateToken(f"user {number}", Cart) for number in range(others)]
+    async with opened(tmp_path, clock) as m:
+        for token in first:
+            await m.set_state(token, Cart(1))
+        clock.advance(1.0)
+        await m.set_state(CART, Cart(1))
+    async with opened(tmp_path, clock, DEBOUNCE) as m:
+        for token in (*first, CART):
+            assert await m.has_state(token) is True
+        async with held_up(m):
+            clock.advance(LIFE - 1.0)
+            for token in first:
+                assert await m.has_state(token) is False, "found before the purge runs"
+            clock.advance(1.0)
+            await clock.settle()
+            assert cast("Any", m)._writers.holders, "the purge has begun"
+            await m.set_state(CART, Cart(2))
+        for _ in range(5):
+            await m.has_state(NOBODY)
+        assert await m.has_state(CART) is True
+        assert await m.get_state(CART) == Cart(2)
+        await until_written(m, clock)
+        assert stored(tmp_path, CART) == Cart(2)
+        assert [stored(tmp_path, token) for token in first] == [None] * others

@@ -19,7 +19,7 @@ from statemgr.backends.disk.files import NewRecord, StateDirectory, ident_name, 
 from statemgr.errors import BackendUnavailableError, SettingsError, StateDecodeError
 from statemgr.record import RecordCodec
 from statemgr.testing import ManualClock
-from tests.disk.faults import stored
+from tests.disk.faults import stored, unsynced
 
 LIFE = 60.0
 MODES: dict[str, dict[str, Any]] = {
@@ -431,6 +431,34 @@ async def test_a_commit_that_was_begun_never_overwrites_a_later_one(
         assert await m.get_states(CART, PROFILE) == wanted
 
 
+@pytest.mark.parametrize("how", ["set", "modify", "delete"])
+@pytest.mark.parametrize("mode", ["fsync", "exclusive fsync"])
+async def test_a_commit_that_was_begun_and_cannot_be_finished(
+    mode: str, how: str, tmp_path: Path, clock: ManualClock
+):
+    """The change that comes upon it is not made, and so its error is not that it may have been."""
+    async with make(tmp_path, clock, **MODES[mode]) as m:
+        await scanned(m)
+        begin_commit(tmp_path, (CART, Cart(2)), (PROFILE, Profile(2)))
+
+        async def change() -> None:
+            if how == "set":
+                await m.set_state(CART, Cart(3))
+            elif how == "delete":
+                await m.delete_state(CART)
+            else:
+                async with m.modify_state(CART) as cart:
+                    cart.number = 3
+
+        with unsynced(m), pytest.raises(BackendUnavailableError):
+            await change()
+        assert stored(tmp_path, CART) == Cart(2)
+        assert await m.get_states(CART, PROFILE) == (Cart(2), Profile(2))
+        await change()
+        assert stored(tmp_path, CART) == (None if how == "delete" else Cart(3))
+        assert stored(tmp_path, PROFILE) == Profile(2)
+
+
 async def test_a_commit_that_is_damaged_is_kept(tmp_path: Path, clock: ManualClock):
     """Nobody can tell what it held: reading raises, and nothing is put in its place."""
     make(tmp_path, clock, exclusive=True)
@@ -682,3 +710,16 @@ async def test_what_cannot_be_read_is_set_aside_when_it_is_replaced(
             assert await m.get_state(CART) == Cart(5)
     kept = sorted(path.read_bytes() for path in (tmp_path / "quarantine").iterdir())
     assert kept == sorted(damages)
+
+
+@pytest.mark.parametrize("size", [100, 1_000, 5_000, 600_000])
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_state_is_listed_however_long_its_key(
+    mode: str, size: int, tmp_path: Path, clock: ManualClock
+):
+    """The key stands in the record, and is read from there."""
+    token = StateToken("x" * size, Cart)
+    async with make(tmp_path, clock, **MODES[mode]) as m:
+        await m.set_state(token, Cart(1))
+    async with make(tmp_path, clock, **MODES[mode]) as m:
+        assert [info.ident async for info in m.tokens()] == [token.ident]

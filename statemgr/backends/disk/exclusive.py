@@ -22,10 +22,11 @@ import contextlib
 import contextvars
 import logging
 import math
+import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from statemgr.backends.disk.files import ident_name, ident_of, state_name
+from statemgr.backends.disk.files import UnsyncedError, ident_name, ident_of, state_name
 from statemgr.backends.disk.locks import IdentLocks
 from statemgr.backends.disk.manager import PURGE_SLICE, StateManagerDisk, end_wait
 from statemgr.backends.disk.records import (
@@ -71,6 +72,9 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         self._loaded: set[str] = set()  # the file names of all entries
         # Files of states that have expired in memory, with the lock keys of their idents.
         self._leftovers: dict[str, str] = {}
+        # What is being read from files, by key: those who read it at the same time share one.
+        # `_forget` takes it out, for what they have read may be gone then.
+        self._readings: weakref.WeakValueDictionary[str, _Reading] = weakref.WeakValueDictionary()
         # What is to be written, in the order of asking: by lock key and key, whether it is the
         # state, or its deadline only.
         self._unwritten: dict[str, dict[str, bool]] = {}
@@ -100,8 +104,9 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             self._release(modification.lock_key)
             raise
         self._load(modification)
-        if self._set_aside:
-            await self._move_aside(modification)
+        damaged = [t for t in modification.tokens if self._set_aside.pop(t.cache_key, None)]
+        if damaged:
+            await self._move_aside(modification, damaged)
 
     def _commit_nowait(self, modification: StateModification[Any], now: float) -> bool:
         if not self._debounce or self._failing or now > self._write_by:
@@ -125,9 +130,10 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         finally:
             self._release(modification.lock_key)
 
-    async def _move_aside(self, modification: StateModification[Any]) -> None:
+    async def _move_aside(
+        self, modification: StateModification[Any], damaged: Sequence[AnyToken]
+    ) -> None:
         """Move records to the quarantine that could be read, but not decoded."""
-        damaged = [t for t in modification.tokens if self._set_aside.pop(t.cache_key, None)]
         try:
             await self._flush_ident(modification.lock_key)
             async with self._writing_to(modification.lock_key) as writer:
@@ -171,7 +177,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             if self._unwritten.get(token.lock_key, {}).keys() - {token.cache_key}:
                 # What was committed together is to be in files together, before a part of it
                 # goes. But a state may be deleted to make room.
-                with contextlib.suppress(BackendUnavailableError):
+                with contextlib.suppress(BackendUnavailableError, CommitUncertainError):
                     await self._flush_ident(token.lock_key)
             async with self._writing_to(token.lock_key) as writer:
                 try:
@@ -179,7 +185,9 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
                         writer.alone(self._records.deleting(place, since, writer))
                     )
                 finally:
-                    if writer.succeeded:  # also if this was cancelled meanwhile
+                    # Also if this was cancelled meanwhile. If it is uncertain, the file is gone,
+                    # but may come back after a crash.
+                    if writer.succeeded or writer.is_uncertain:
                         self._forget(token)
         finally:
             self._release(token.lock_key)
@@ -203,11 +211,10 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
             flushing = self._records.flushing(changes, self._renewals_of(others))
             try:
                 await self._trip(writer.alone(flushing), lock_key)
-            except CommitUncertainError:
-                for token in tokens:  # what the file has now is what counts
-                    self._forget(token)
-                raise
             finally:
+                if writer.is_uncertain:
+                    for token in tokens:  # what the file has now is what counts
+                        self._forget(token)
                 if not writer.succeeded:
                     self._write_again(lock_key, waiting)
                 elif self._refusal is None:  # also if this was cancelled meanwhile
@@ -236,22 +243,25 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
 
     async def _fetch(self, tokens: Iterable[AnyToken]) -> list[tuple[AnyToken, StateDecodeError]]:
         """Read what is not in memory; return what cannot be read."""
-        missing = [
-            token
-            for token in tokens
-            if token.cache_key not in self._entries
-            and state_name(token.cache_key) not in self._leftovers
-        ]
-        if not missing:
-            return []
         errors: list[tuple[AnyToken, StateDecodeError]] = []
-        found = await self._trip(self._records.fetching(places_of(missing)))
-        for token, record in zip(missing, found, strict=True):
-            if isinstance(record, StateDecodeError):
-                errors.append((token, self._undecodable(token, record)))
-            elif record is not None and token.cache_key not in self._entries:
-                self._adopt(token, record)
+        while missing := [token for token in tokens if self._is_missing(token)]:
+            readings = [self._readings.setdefault(t.cache_key, _Reading()) for t in missing]
+            found = await self._trip(self._records.fetching(places_of(missing)))
+            self._check_open()
+            tokens = again = []
+            for token, reading, record in zip(missing, readings, found, strict=True):
+                if isinstance(record, StateDecodeError):
+                    errors.append((token, self._undecodable(token, record)))
+                elif record is not None and token.cache_key not in self._entries:
+                    if self._readings.get(token.cache_key) is reading:
+                        self._adopt(token, record)
+                    else:
+                        again.append(token)  # it was deleted meanwhile, and may be there anew
         return errors
+
+    def _is_missing(self, token: AnyToken) -> bool:
+        key = token.cache_key
+        return key not in self._entries and state_name(key) not in self._leftovers
 
     def _adopt(self, token: AnyToken, record: Record) -> None:
         """Take a record that was read into memory."""
@@ -305,6 +315,7 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         """Have nothing in memory of a state whose file is gone."""
         name = state_name(token.cache_key)
         self._entries.pop(token.cache_key, None)
+        self._readings.pop(token.cache_key, None)
         kinds = self._unwritten.get(token.lock_key)
         if kinds is not None:
             kinds.pop(token.cache_key, None)
@@ -329,19 +340,19 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
     async def _drop_tokens(self, keys: Sequence[str]) -> None:
         """Drop entries, and the files of these and of states that are not in memory."""
         locked = set(map(ident_name, self._locks.holders))
-        expired, in_files = [], []
-        for key in keys:
+        expired, left_over, in_files = [], [], []
+        for key in keys:  # without waiting: meanwhile a state may be renewed or written anew
             if key in self._entries:
                 expired.append(self._leave_over(key))
                 continue
             self._token_expires_at.pop(key, None)
             if key in self._leftovers:
-                await self._remove_leftover(key)
+                left_over.append(key)
             elif ident_of(key) in locked:
                 self._track_token(key, self._now() + _RETRY_DELAY)
             elif key not in self._loaded:
                 in_files.append(key)
-        await self._remove_leftovers(expired)
+        await self._remove_leftovers(left_over + expired)
         self._purged += len(expired)
         for name, outcome in await self._purge_files(in_files):
             if outcome is PURGED:  # unless a look-up came upon it meanwhile
@@ -507,11 +518,16 @@ class ExclusiveStateManagerDisk(LiveStates, StateManagerDisk):
         return self._records.scanning(names, purge=False)
 
 
+class _Reading:
+    """A file being read, of a state that is not in memory."""
+
+
 class _Writer:
     """Who writes files of an ident.
 
     Attributes:
         succeeded: Whether its job has ended without an error: also if the caller was cancelled.
+        is_uncertain: Whether it was done, and may not be on stable storage: likewise.
     """
 
     task: "asyncio.Task[Any] | None" = None
@@ -519,6 +535,7 @@ class _Writer:
 
     def __init__(self, ident: str, idents: IdentLocks, records: StateRecords) -> None:
         self.succeeded = False
+        self.is_uncertain = False
         self._ident = ident
         self._idents = idents
         self._records = records
@@ -529,6 +546,9 @@ class _Writer:
         try:
             yield from self._records.recovering(self._ident)
             result = yield from job
+        except UnsyncedError:
+            self.is_uncertain = True
+            raise
         finally:
             self._idents.free(self._ident, self)
         self.succeeded = True

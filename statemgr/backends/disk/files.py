@@ -312,7 +312,10 @@ class StateDirectory:
         """
         together = self._read_commit_records(ident)
         if together is not None:
-            yield from self._finish(ident, together)
+            try:
+                yield from self._finish(ident, together)
+            except UnsyncedError as error:  # of that commit: the caller's own has not begun
+                raise OSError(*error.args) from error
 
     def _finish(self, ident: str, records: list[NewRecord]) -> Job[None]:
         for record in records:

@@ -33,7 +33,8 @@ PURGED: Final = object()  # what a purge says of a state that it has removed
 _LOCKED_DELAY = 1.0  # seconds until a purge looks again at what another process has locked
 _SCAN_SLICE = 0.001  # seconds of a scan for each trip
 _LIST_SLICE = 32  # records of a list for each trip
-_HEAD_SIZES = (512, 2**18)  # bytes that nearly always, and always, hold a record's head and key
+_HEAD_SIZE = 512  # bytes that nearly always hold a record's head and key
+_LARGER = 8  # times as many are read if they do not
 _BRIEFLY = 0.0001  # seconds until a reader looks again at what is held briefly
 
 
@@ -330,12 +331,13 @@ class StateRecords:
         return Place(name, head.cache_key), info
 
     def _read_head(self, name: str) -> tuple[RecordHead | None, float]:
-        for size in _HEAD_SIZES:
-            file = self._files.read_head(name, size)
-            if file is None:
-                break
+        size = _HEAD_SIZE
+        while (file := self._files.read_head(name, size)) is not None:
             with contextlib.suppress(StateDecodeError):
                 return RecordCodec.peek(file.data), file.renewed_until
+            if len(file.data) < size:
+                break  # all of it was read
+            size *= _LARGER
         return None, 0.0
 
     # For the purge
