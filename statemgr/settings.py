@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
@@ -30,7 +30,8 @@ class Settings:
 
     Each field is read from the environment variable of its name in capitals with `STATEMGR_`
     before it: `token_expiration` from `STATEMGR_TOKEN_EXPIRATION`. A backend takes from here
-    what concerns it and leaves the rest. `statemgr.options.OPTIONS` describes each.
+    what concerns it and leaves the rest. `statemgr.options.OPTIONS` describes each. A path becomes
+    a str here, and a list of keys a tuple.
 
     Raises:
         SettingsError: If a value, or a pair of values, cannot be used. It names the variable,
@@ -39,7 +40,7 @@ class Settings:
 
     mode: str = _default("mode")
     redis_url: str | None = _default("redis_url")
-    disk_directory: str = _default("disk_directory")
+    disk_directory: str | os.PathLike[str] = _default("disk_directory")  # noqa: RUF009  # a field
     token_expiration: float = _default("token_expiration")
     lock_expiration: float = _default("lock_expiration")
     lock_warning_threshold: float = _default("lock_warning_threshold")
@@ -55,11 +56,15 @@ class Settings:
     on_decode_error: str = _default("on_decode_error")
     max_state_size: int = _default("max_state_size")
     compress_above: int | None = _default("compress_above")
-    encryption_keys: tuple[bytes, ...] = _default("encryption_keys")
+    encryption_keys: Sequence[bytes] = _default("encryption_keys")
     log_idents: bool = _default("log_idents")
     log_key: str | None = _default("log_key")
 
     def __post_init__(self) -> None:
+        if isinstance(self.disk_directory, os.PathLike):
+            object.__setattr__(self, "disk_directory", os.fspath(self.disk_directory))
+        if isinstance(self.encryption_keys, list):
+            object.__setattr__(self, "encryption_keys", tuple(self.encryption_keys))
         for name in OPTIONS:
             check_option(name, getattr(self, name), variable=variable_of(name))
         if not self.mode:

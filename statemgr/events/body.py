@@ -8,11 +8,18 @@ the end          image C taken, then the commit
    failed
   the commit     the store is read: D              the client has D, as the store does
    failed        the delta B -> D sent
+
+A manager that does not roll back keeps what a body that failed has changed: then too the store is
+read. The delta B -> A begins before the lock is free, or a newer change might be told before it:
+
+    the handler             raises; lets the lock go
+    another, that waits     takes the lock, commits, tells of its change
+    the handler             tells of A: the client has A, the store the other's change
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
     from statemgr.events.context import EventContext
     from statemgr.events.future import Progress
 
-_PATIENCE: Final = 5.0  # seconds for telling a client of what was undone
+_PATIENCE: Final = 5.0  # seconds for telling a client of what was undone; half for reading it
 
 logger = logging.getLogger("statemgr.events")
 
@@ -59,6 +66,7 @@ class StatesBody:
         "_fields",
         "_kept",
         "_modification",
+        "_names",
         "_original",
         "_progress",
         "_states",
@@ -86,6 +94,7 @@ class StatesBody:
         self._emits = progress.stream is not None or processor._emit_delta_to is not None
         self._kept = False  # whether images are the manager's own bytes
         if self._emits:
+            self._names = [processor.registry.name_of(cls) for cls in classes]
             self._fields = [processor._fields(cls) for cls in classes]
             # By class, the fields of deltas whose emission failed: the client knows them, or not.
             self._unsure: dict[int, set[str]] = {}
@@ -110,8 +119,8 @@ class StatesBody:
 
     async def tell(self) -> None:
         """Emit what has changed since the last delta, before it is saved."""
-        if self._emits:
-            await self._tell(self._images())
+        if self._emits and (sent := self._send(self._images())) is not None:
+            await sent
 
     async def __aexit__(
         self,
@@ -120,11 +129,7 @@ class StatesBody:
         traceback: TracebackType | None,
     ) -> None:
         if exc_type is not None:
-            try:
-                await self._modification.__aexit__(exc_type, exc, traceback)
-            finally:
-                if self._emits:
-                    await _to_the_end(self._tell(self._original))
+            await self._undo(exc_type, exc, traceback)
             return
         processor = self._context.processor
         started = monotonic() if processor._listener is not None else 0.0
@@ -133,14 +138,13 @@ class StatesBody:
             try:
                 images = self._images()
             except BaseException as error:  # it cannot be saved either
-                await self._modification.__aexit__(type(error), error, error.__traceback__)
-                await _to_the_end(self._tell(self._original))
+                await self._undo(type(error), error, error.__traceback__)
                 raise
         try:
             await self._modification.__aexit__(None, None, None)
         except BaseException:
             if self._emits:
-                await _to_the_end(self._tell_what_is_stored())
+                await _to_the_end(asyncio.create_task(self._tell_what_is_stored()))
             raise
         self._progress.committed = True
         if processor._listener is not None:
@@ -150,7 +154,28 @@ class StatesBody:
             if self._kept:  # made by the commit, which would have told of what cannot be saved
                 images = self._kept_images() or self._images()
             if images != self._told or self._unsure:
-                await self._tell(images)
+                sent = self._send(images)
+                if sent is not None:
+                    await sent
+
+    async def _undo(self, *error: Any) -> None:
+        """Save nothing, and tell the client what is stored."""
+        telling: asyncio.Task[None] | None = None
+        try:
+            if self._emits:
+                if getattr(self._context.manager, "rollback", True):
+                    sent = self._send(self._original)
+                else:
+                    sent = self._tell_what_is_stored()
+                if sent is not None:
+                    telling = asyncio.create_task(sent)
+                    await asyncio.sleep(0)  # it begins while the lock is held
+        finally:
+            try:
+                await self._modification.__aexit__(*error)
+            finally:
+                if telling is not None:
+                    await _to_the_end(telling)
 
     def _kept_images(self) -> list[Any] | None:
         """Return the images that the manager's own bytes are, if it has any."""
@@ -164,7 +189,8 @@ class StatesBody:
         # Of what the modification holds: it is that which is saved.
         return [fields.image(s) for fields, s in zip(self._fields, self._states, strict=True)]
 
-    async def _tell(self, images: list[Any]) -> None:
+    def _send(self, images: list[Any]) -> Coroutine[Any, Any, None] | None:
+        """Send what has changed since the last delta; return what is still to be awaited."""
         delta: dict[int, dict[str, Any]] = {}
         for number, image in enumerate(images):
             changes = self._fields[number].changes(self._told[number], image)
@@ -174,51 +200,75 @@ class StatesBody:
             if changes:
                 delta[number] = changes
         if not delta:
-            return
+            return None
         processor = self._context.processor
-        name_of = processor.registry.name_of
-        named = {name_of(self._classes[number]): changes for number, changes in delta.items()}
+        named = {self._names[number]: changes for number, changes in delta.items()}
         try:
             sent = processor._send_delta(self._context, self._progress.stream, named)
-            if sent is not None:
-                await sent
         except BaseException as error:
-            for number, changes in delta.items():
-                self._unsure.setdefault(number, set()).update(changes)
-            # The change itself goes on: it is the future that ends with the error.
-            if not isinstance(error, Exception):
+            if not self._goes_on(delta, error):
                 raise
-            if self._progress.emission_error is None:
-                self._progress.emission_error = error
+            return None
+        if sent is not None:
+            return self._arrival(sent, delta, images)
+        self._told = images
+        self._unsure.clear()
+        return None
+
+    async def _arrival(
+        self, sent: Awaitable[object], delta: dict[int, dict[str, Any]], images: list[Any]
+    ) -> None:
+        try:
+            await sent
+        except BaseException as error:
+            if not self._goes_on(delta, error):
+                raise
         else:
             self._told = images
             self._unsure.clear()
 
+    def _goes_on(self, delta: dict[int, dict[str, Any]], error: BaseException) -> bool:
+        """Note that a delta may not have arrived; return whether the change itself goes on."""
+        for number, changes in delta.items():
+            self._unsure.setdefault(number, set()).update(changes)
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling():
+            # Nobody has cancelled the event: emit_delta waited for something that was cancelled.
+            cancelled, error = error, RuntimeError("emit_delta ended with a CancelledError")
+            error.__cause__ = cancelled
+        if not isinstance(error, Exception):
+            return False
+        if self._progress.emission_error is None:  # it is the future that ends with it
+            self._progress.emission_error = error
+        return True
+
     async def _tell_what_is_stored(self) -> None:
-        """Put the client right after a commit that may have been done, or another's overwritten."""
+        """Put the client right where that need not be what it was before."""
         try:
             tokens = [self._context.token(cls) for cls in self._classes]
-            states = await self._context.manager.get_states(*tokens)
+            async with asyncio.timeout(_PATIENCE / 2):
+                states = await self._context.manager.get_states(*tokens)
             stored = [fields.image(s) for fields, s in zip(self._fields, states, strict=True)]
         except Exception:
             logger.warning(
-                "event %s: the commit failed, and the states cannot be read; its client is told "
-                "what they were before",
+                "event %s failed, and its states cannot be read; its client is told what they were "
+                "before",
                 self._context.txid,
                 exc_info=True,
             )
             stored = self._original
-        await self._tell(stored)
+        sent = self._send(stored)
+        if sent is not None:
+            await sent
 
 
-async def _to_the_end(telling: Coroutine[Any, Any, None]) -> None:
+async def _to_the_end(telling: asyncio.Task[None]) -> None:
     """Put the client right, however often the event is cancelled meanwhile; but not for ever."""
-    task = asyncio.create_task(telling)
-    cancelled = await outlast(task, _PATIENCE)
-    if not task.done():
-        task.cancel()
+    cancelled = await outlast(telling, _PATIENCE)
+    if not telling.done():
+        telling.cancel()
         logger.error("a client could not be told within %g s that a change was undone", _PATIENCE)
     if cancelled is not None:
         raise cancelled
-    if task.done():
-        task.result()
+    if telling.done():
+        telling.result()

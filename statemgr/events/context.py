@@ -79,7 +79,9 @@ class EventContext(BaseContext):
         return self.processor.manager
 
     def fork(self, name: str | None = None, ident: str | None = None) -> "EventContext":
-        """Return the context of a child event.
+        """Return the context of a child event, which says who that is.
+
+        What it enqueues or emits is not part of this event's chain, and it cannot `modify`.
 
         Args:
             name: The child's name; None for this one's.

@@ -15,7 +15,8 @@ class Event:
 
     Attributes:
         name: The name that the handler is registered under.
-        payload: A value for each of its parameters: what JSON has, or Python's own objects.
+        payload: A value for each of its parameters: what JSON has, or Python's own objects. A new
+            dict if none is given.
 
     Raises:
         EventPayloadError: If the payload is no mapping: a client may have sent a list.
@@ -35,7 +36,7 @@ class Event:
                 f"{name[:_SHOWN]!r}: a payload is a mapping, not {type(payload).__name__}", field=""
             )
         self.name = name
-        self.payload = payload
+        self.payload = {} if payload is NOTHING else payload
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Event):

@@ -17,6 +17,7 @@ from statemgr.serialization.refusal import Refusal
 _MISFIT: Final = "does not fit its annotation"
 _SHOWN: Final = 50  # characters of a name that nobody declared
 _EXACT: Final = frozenset({bool, int, float, str, bytes, type(None)})
+_CONTAINERS: Final = frozenset({dict, list, tuple, set, bytearray})
 _missing = re.compile(r"Object missing required field `([^`]+)`").match
 _path = re.compile(r"(.*?) - at `(?:`?key`? in )?`?\$(.*?)`$", re.DOTALL).match
 
@@ -60,6 +61,8 @@ class Payload:
     def arguments(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments; a parameter with a default may be missing.
 
+        No container in them is the payload's own: several idents may be sent one event.
+
         Raises:
             EventPayloadError: If something is missing, unknown, or of another type.
         """
@@ -70,11 +73,13 @@ class Payload:
             if check is None:
                 check = self._admit(parameter)
             exact, convert = check
-            if convert is None or type(value) is exact:
+            kind = type(value)
+            if kind is exact:
                 arguments[parameter] = value
                 continue
             try:
-                arguments[parameter] = convert(value)
+                own = _copied(value) if kind in _CONTAINERS else value
+                arguments[parameter] = own if convert is None else convert(own)
             except Exception as error:
                 raise self._misfit(parameter, error) from None
         # Nearly always all are given, and then nothing is missing.
@@ -143,6 +148,16 @@ def _check_of(hint: Any, where: str) -> tuple[Any, Callable[[Any], Any] | None]:
     if any(dataclasses.is_dataclass(cls) for cls in classes_in(hint)):
         return exact, lambda value: _completed(convert(value))
     return exact, convert
+
+
+def _copied(value: Any) -> Any:
+    """Copy containers at any depth; what else they hold stays the same."""
+    kind = type(value)
+    if kind is dict:
+        return {k: _copied(v) if type(v) in _CONTAINERS else v for k, v in value.items()}
+    if kind is list or kind is tuple:
+        return kind([_copied(v) if type(v) in _CONTAINERS else v for v in value])
+    return kind(value)
 
 
 def _completed(value: Any) -> Any:

@@ -234,15 +234,18 @@ class EventProcessor:
         """Do what `enqueue` does, without waiting.
 
         Raises:
-            EventQueueFullError: If as many events are queued as may be.
+            EventQueueFullError: If as many events are queued as may be. What the event supersedes
+                is cancelled all the same.
         """
         self._check(ident, event)
-        if not self._queue.has_room(ident):
+        future = self._new_root(ident, event)
+        if future._place is Place.NEW and not self._queue.add_if_room(future):
+            self._finish(future, asyncio.CancelledError())
             raise EventQueueFullError(
                 "the queue is full: wait with `await enqueue(...)`, or raise max_queued or "
                 "max_queued_per_ident"
             )
-        return self._queued(self._new_root(ident, event))
+        return future
 
     async def enqueue_stream_delta(self, ident: str, event: Event) -> AsyncGenerator[Delta, None]:
         """Enqueue an event, and yield the deltas of its whole chain for this ident.
@@ -342,9 +345,7 @@ class EventProcessor:
         by = self._unfinished.get(parent._number)
         if by is None:  # a task that a handler left behind: what it chains is a chain of its own
             self._check(parent.ident, event)
-        return self._queued(self._new(parent.fork(event.name, ident), event, by))
-
-    def _queued(self, future: EventFuture) -> EventFuture:
+        future = self._new(parent.fork(event.name, ident), event, by)
         if future._place is Place.NEW:
             self._queue.add(future)
         return future

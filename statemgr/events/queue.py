@@ -55,15 +55,8 @@ class EventQueue:
         self._lanes: dict[str, _Lane] = {}
         self._outside: _Outside = OrderedDict()
 
-    def has_room(self, ident: str) -> bool:
-        """Tell whether an event can be accepted now, without overtaking one that waits."""
-        if self._accepted >= self._limit or self._outside:
-            return False
-        lane = self._lanes.get(ident)
-        return lane is None or (lane.accepted < self._limit_per_ident and not lane.outside)
-
     def add_if_room(self, future: EventFuture) -> bool:
-        """Accept an event if there is room; return whether it was."""
+        """Accept an event if it overtakes none that waits for room; return whether it was."""
         if self._accepted >= self._limit or self._outside:
             return False
         ident = future._context.ident

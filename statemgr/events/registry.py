@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from copy import copy
 from types import MappingProxyType
-from typing import Any, TypeVar, overload
+from typing import Any, Self, TypeVar, overload
 
 from statemgr.errors import EventHandlerError, UnknownEventError
 from statemgr.events.base import BaseContext
@@ -29,15 +30,21 @@ class RegistrationContext(BaseContext):
     one annotated with `EventContext` the context; all others come from the event's payload.
     A class is a state's if it was registered by `state`. One that was not is taken for a state
     if it has fields and can be made without arguments, unless it was registered by `payload`.
+
+    Subclasses share its place as a context: a processor finds one of any of them.
     """
 
     __slots__ = ("_handlers", "_kinds", "_names", "_payloads")
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
-        self._names: dict[type, str] = {}  # of state classes
-        self._kinds: dict[type, type[StateToken[Any]]] = {}
+        self._names: dict[type, str] = {}  # in deltas, also of classes that nobody registered
+        self._kinds: dict[type, type[StateToken[Any]]] = {}  # of those that are registered
         self._payloads: set[type] = set()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._variable = RegistrationContext._variable
 
     @property
     def handlers(self) -> Mapping[str, Handler]:
@@ -47,7 +54,7 @@ class RegistrationContext(BaseContext):
     @property
     def states(self) -> Mapping[str, type]:
         """The state classes by name. To be read."""
-        return {name: cls for cls, name in self._names.items()}
+        return {self._names[cls]: cls for cls in self._kinds}
 
     @overload
     def handler(self, fn: F, /) -> F: ...
@@ -179,7 +186,7 @@ class RegistrationContext(BaseContext):
         def register(cls: Any) -> Any:
             if not isinstance(cls, type):
                 raise EventHandlerError(f"a state's class is a class, not {type(cls).__name__}")
-            if cls in self._names or cls in self._payloads:
+            if cls in self._kinds or cls in self._payloads:
                 raise EventHandlerError(f"{cls.__qualname__} is registered already")
             self._add_state(cls, name or cls.__name__, kind)
             return cls
@@ -192,19 +199,19 @@ class RegistrationContext(BaseContext):
         Raises:
             EventHandlerError: If it is registered as a state.
         """
-        if cls in self._names:
+        if cls in self._kinds:
             raise EventHandlerError(f"{cls.__qualname__} is registered as a state")
         self._payloads.add(cls)
         return cls
 
-    def fork(self) -> "RegistrationContext":
+    def fork(self) -> Self:
         """Return a copy, to which more can be added without changing this one."""
-        copy = RegistrationContext()
-        copy._handlers.update(self._handlers)
-        copy._names.update(self._names)
-        copy._kinds.update(self._kinds)
-        copy._payloads.update(self._payloads)
-        return copy
+        fork = copy(self)
+        fork._handlers = self._handlers.copy()
+        fork._names = self._names.copy()
+        fork._kinds = self._kinds.copy()
+        fork._payloads = self._payloads.copy()
+        return fork
 
     def find(self, name: str) -> Handler:
         """Return the handler of this name.
@@ -228,12 +235,20 @@ class RegistrationContext(BaseContext):
         return self._kinds.get(cls, StateToken)(ident, cls)
 
     def name_of(self, cls: type) -> str:
-        """Return the name of a state class in deltas."""
-        return self._names.get(cls) or cls.__name__
+        """Return the name of a state class in deltas.
+
+        Raises:
+            EventHandlerError: If nobody registered the class, and its name is another one's.
+        """
+        name = self._names.get(cls)
+        if name is None:
+            name = cls.__name__
+            self._add_name(cls, name)
+        return name
 
     def _is_state(self, cls: Any) -> bool:
         try:
-            if cls in self._names:
+            if cls in self._kinds:
                 return True
             if cls in self._payloads:
                 return False
@@ -245,10 +260,13 @@ class RegistrationContext(BaseContext):
         return True
 
     def _add_state(self, cls: type, name: str, kind: type[StateToken[Any]]) -> None:
-        if name in self._names.values():
+        self._add_name(cls, name)
+        self._kinds[cls] = kind
+
+    def _add_name(self, cls: type, name: str) -> None:
+        if any(known == name for other, known in self._names.items() if other is not cls):
             raise EventHandlerError(
                 f"{name!r} is the name of another state class: register one of the two by "
                 "registry.state(cls, name=...)"
             )
         self._names[cls] = name
-        self._kinds[cls] = kind

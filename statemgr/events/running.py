@@ -31,7 +31,7 @@ async def run_handler(
 
     Raises:
         EventTimeoutError: If it took longer than its timeout.
-        EventHandlerError: If it yielded something else than events.
+        EventHandlerError: If it yielded something else than events, or returned what nobody runs.
     """
     for parameter in handler.context:
         arguments[parameter] = context
@@ -43,7 +43,10 @@ async def run_handler(
         async with asyncio.timeout(handler.timeout) as limit:
             if handler.states:
                 return await _run_with_states(handler, arguments, context, progress, limit)
-            return await _call(handler, arguments, partial(chain_yielded, context, handler))
+            result = await _call(handler, arguments, partial(chain_yielded, context, handler))
+            if limit.expired():  # which the handler has swallowed
+                raise TimeoutError  # noqa: TRY301  # the clause below is for it too
+            return result
     except TimeoutError as error:
         if not limit.expired():
             raise
@@ -90,7 +93,15 @@ async def _call(
 ) -> Any:
     """Run the function to its end, and pass on what it yields."""
     if handler.thread:
-        return await _in_thread(handler.fn, arguments)
+        result = await _in_thread(handler.fn, arguments)
+        if isawaitable(result):  # of a wrapper, which shows what it wraps to nobody
+            if isinstance(result, CoroutineType):
+                result.close()
+            raise EventHandlerError(
+                f"{handler.name!r} returned a {type(result).__name__} in its thread: only an "
+                "ordinary function runs in one"
+            )
+        return result
     result = handler.fn(**arguments)
     if type(result) is CoroutineType:  # nearly always, and a step less
         return await result
@@ -152,15 +163,30 @@ def _no_stop_iteration(fn: Callable[..., Any], arguments: dict[str, Any]) -> Any
 
 
 def events_in(value: Any) -> Sequence[Event]:
-    """Return the events that a handler has returned or yielded: one, several or none."""
+    """Return the events that a handler has returned or yielded: one, several or none.
+
+    Raises:
+        EventHandlerError: If there are events in what cannot be chained, or may be.
+    """
     if isinstance(value, Event):
         return (value,)
-    if isinstance(value, (list, tuple)) and any(isinstance(item, Event) for item in value):
+    if isinstance(value, (list, tuple)) and any(map(_holds_events, value)):
         for item in value:
             if not isinstance(item, Event):
                 raise EventHandlerError(f"a {type(item).__name__} stands among chained events")
         return value
+    if isinstance(value, (GeneratorType, AsyncGeneratorType)):
+        raise EventHandlerError(
+            f"events are yielded, or returned in a list, not as {type(value).__name__}"
+        )
     return ()
+
+
+def _holds_events(item: Any) -> bool:
+    """Tell whether this is an event, or a list that has one."""
+    if isinstance(item, (list, tuple)):
+        return any(isinstance(part, Event) for part in item)
+    return isinstance(item, Event)
 
 
 def _yielded(handler: Handler, item: Any) -> Sequence[Event]:

@@ -25,7 +25,7 @@ class EventListener:
     """
 
     def enqueued(self, context: "EventContext") -> None:
-        """An event was accepted, or was refused for its name or payload: then `failed` follows."""
+        """An event was accepted, or was refused: then `failed` follows."""
 
     def started(self, context: "EventContext", seconds: float) -> None:
         """Its handler is about to run, after `seconds` in the queue."""

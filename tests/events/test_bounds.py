@@ -6,7 +6,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from statemgr.errors import EventQueueFullError, SettingsError
+from statemgr.errors import (
+    EventPayloadError,
+    EventQueueFullError,
+    SettingsError,
+    UnknownEventError,
+)
 from statemgr.events import Event, EventContext, EventFuture, EventProcessor
 
 from .conftest import SOON
@@ -274,6 +279,36 @@ async def test_events_that_fail_at_once_need_no_room(app, slots):
     async with asyncio.timeout(SOON):
         future = await processor.enqueue("a", Event("missing"))
     assert future.done()
+
+
+@pytest.mark.parametrize("bounds", [{"max_queued": 1}, {"max_queued_per_ident": 1}])
+async def test_nor_do_they_without_waiting(app, slots, bounds):
+    processor = await app.start(**bounds)
+    processor.enqueue_nowait("a", hold(0))
+    assert type(processor.enqueue_nowait("a", Event("missing")).exception()) is UnknownEventError
+    refused = processor.enqueue_nowait("a", Event("hold", {"number": "x"}))
+    assert type(refused.exception()) is EventPayloadError
+
+
+@pytest.mark.parametrize("bounds", [{"max_queued": 1}, {"max_queued_per_ident": 1}])
+async def test_an_event_takes_the_room_of_what_it_supersedes(app, bounds):
+    """That of one that runs is free only when that has ended."""
+
+    @app.handler(supersedes=True)
+    async def search(text: str) -> str:
+        await asyncio.sleep(0 if text == "c" else SOON)
+        return text
+
+    processor = await app.start(**bounds)
+    first = processor.enqueue_nowait("a", Event("search", {"text": "a"}))
+    second = processor.enqueue_nowait("a", Event("search", {"text": "b"}))
+    assert first.cancelled()
+    await turn()
+    with pytest.raises(EventQueueFullError):
+        processor.enqueue_nowait("a", Event("search", {"text": "c"}))
+    await turn()
+    assert second.cancelled()
+    assert await processor.enqueue_nowait("a", Event("search", {"text": "c"})) == "c"
 
 
 async def test_a_stream_waits_for_room(app, slots):

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statemgr import PickleSerializer, StateManagerMemory, StateToken
-from statemgr.errors import CommitUncertainError, StateEncodeError
+from statemgr.errors import CommitUncertainError, EventHandlerError, StateEncodeError
 from statemgr.events import REMOVED, Delta, Event, EventContext, EventProcessor, RegistrationContext
 
 
@@ -616,6 +616,43 @@ class TestWhatIsTold:
             ("u", {"table": {"b": [1], "a": REMOVED}}),
         ]
         assert await processor.snapshot("u", dict) == {"table": {"b": [1]}}
+
+    async def test_two_classes_of_one_name_are_not_told_as_one(
+        self, registry: RegistrationContext, processor: EventProcessor, screen: Screen
+    ) -> None:
+        """Not of those either that nobody registered; that they were told registers neither."""
+
+        @dataclass
+        class Profile:
+            name: str = ""
+
+        namesake = globals()["Profile"]
+
+        @registry.handler
+        async def change(ctx: EventContext, classes: Any) -> None:
+            async with ctx.modify(*classes):
+                pass
+
+        with pytest.raises(EventHandlerError, match="'Profile' is the name of another"):
+            await processor.enqueue_nowait("u", Event("change", {"classes": (Profile, namesake)}))
+        with pytest.raises(EventHandlerError, match="'Profile' is the name of another"):
+            await processor.snapshot("u", namesake)
+        assert set(registry.states) == set()
+        registry.state(namesake, name="other")
+        await processor.enqueue_nowait("u", Event("change", {"classes": (Profile, namesake)}))
+        assert await processor.snapshot("u", Profile, namesake) == {
+            "Profile": {"name": ""},
+            "other": {"name": ""},
+        }
+        await processor.snapshot("u", list)
+
+        @registry.handler
+        def take(profiles: list) -> None: ...  # type: ignore[type-arg]
+
+        assert registry.handlers["take"].states == {}
+        assert set(registry.states) == {"other"}
+        registry.fork().payload(Profile)
+        registry.state(Profile)
 
     async def test_a_stream_is_told_the_same(
         self, registry: RegistrationContext, processor: EventProcessor, screen: Screen

@@ -383,6 +383,36 @@ async def test_a_handler_that_returns_what_is_no_event_among_events(app, name):
     await ends(app, Event(name), EventHandlerError)
 
 
+@pytest.mark.parametrize("name", ["later", "later_as_well", "nested", "with_state"])
+async def test_a_handler_that_returns_events_where_nobody_looks(app, name):
+    """They are not dropped without a word."""
+
+    @app.handler
+    async def later() -> Any:
+        return (Event("never") for _ in range(2))
+
+    @app.handler
+    async def later_as_well() -> Any:
+        async def events() -> AsyncIterator[Event]:
+            yield Event("never")
+
+        return events()
+
+    @app.handler
+    async def nested() -> Any:
+        return [[Event("never")]]
+
+    @app.handler
+    async def with_state(cart: Cart) -> Any:
+        cart.count += 1
+        return iter_events()
+
+    def iter_events() -> Iterator[Event]:
+        yield Event("never")
+
+    await ends(app, Event(name), EventHandlerError)
+
+
 async def test_a_state_that_cannot_be_saved(app):
     @app.handler
     async def spoil(cart: Cart) -> Event:
@@ -433,7 +463,9 @@ async def test_the_same_error_object_again_and_again(app):
 # Timeouts
 
 
-@pytest.mark.parametrize("name", ["plain", "changing", "telling", "swallowing"])
+@pytest.mark.parametrize(
+    "name", ["plain", "changing", "telling", "swallowing", "swallowing_without_state"]
+)
 async def test_a_handler_that_takes_too_long(app, name):
     """Nothing is saved, also if it hides that it was told to end."""
 
@@ -457,6 +489,12 @@ async def test_a_handler_that_takes_too_long(app, name):
         cart.count += 1
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
+
+    @app.handler(timeout=0.01)
+    async def swallowing_without_state() -> Event:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return Event("never")
 
     found = await ends(app, Event(name), EventTimeoutError)
     assert (found.name, found.timeout) == (name, 0.01)
@@ -671,6 +709,105 @@ async def test_emit_functions_that_fail_when_a_handler_calls_them(app, which):
     assert len(app.errors) == 1
 
 
+@pytest.mark.parametrize("emits", ["function", "coroutine"])
+@pytest.mark.parametrize(("name", "note"), [("tell", "done"), ("beside", "")])
+async def test_an_emit_delta_that_ends_cancelled_by_another(app, name, note, emits):
+    """As one that waits for the task of a client that has gone: it is a failure like others."""
+    register_telling(app)
+
+    @app.handler(background=True)
+    async def beside(ctx: EventContext) -> Event:
+        async with ctx.modify(Cart) as cart:
+            cart.count += 1
+        return Event("after")
+
+    gone = asyncio.get_running_loop().create_future()
+    gone.cancel()
+
+    def emit(ident: str, delta: Any) -> Any:
+        return gone.result() if emits == "function" else gone
+
+    processor = await app.start(emit_delta=emit)
+    future = await processor.enqueue("a", Event(name))
+    with pytest.raises(RuntimeError, match="emit_delta ended with a CancelledError") as caught:
+        await future
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+    assert app.errors == [caught.value]
+    assert future.committed
+    assert [await child for child in future.children] == ["ran"]
+    assert await app.manager.get_state(StateToken("a", Cart)) == Cart(1, note)
+
+
+async def test_a_cancel_while_emit_delta_waits_is_no_failure_of_it(app, settle):
+    register_telling(app)
+    waits = asyncio.Event()
+
+    async def emit(ident: str, delta: Any) -> None:
+        if not waits.is_set():
+            waits.set()
+            await asyncio.Event().wait()
+
+    processor = await app.start(emit_delta=emit)
+    future = await processor.enqueue("a", Event("tell"))
+    await waits.wait()
+    future.cancel()
+    await settle(future)
+    assert future.cancelled()
+    assert not future.committed
+    assert app.errors == []
+    assert await (await processor.enqueue("a", Event("next_one"))) == 10
+
+
+@pytest.mark.parametrize("newer", ["waits for the lock", "finds it free"])
+@pytest.mark.parametrize("emits", ["function", "coroutine"])
+async def test_what_is_undone_is_told_before_anything_newer(app, turns, emits, newer):
+    register_telling(app)
+    told: list[int] = []
+    newest: list[asyncio.Future[Any]] = []
+
+    def emit(ident: str, delta: Any) -> None:
+        told.append(delta["Cart"]["count"])
+
+    async def emit_later(ident: str, delta: Any) -> None:
+        emit(ident, delta)
+        await asyncio.sleep(0)
+
+    @app.handler(background=True)
+    async def beside(ctx: EventContext) -> None:
+        async with ctx.modify(Cart) as cart:
+            cart.count = 5
+
+    @app.handler
+    async def fail_as_another_begins(cart: Cart) -> AsyncIterator[None]:
+        cart.count = 99
+        yield
+        newest.append(processor.enqueue_nowait("a", Event("beside")))
+        await turns(10 if newer == "waits for the lock" else 0)
+        raise TroubleError
+
+    processor = await app.start(emit_delta=emit if emits == "function" else emit_later)
+    future = await processor.enqueue("a", Event("fail_as_another_begins"))
+    await asyncio.wait((future,))
+    await newest[0]
+    assert told == [99, 0, 5]
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+async def test_a_manager_that_does_not_roll_back(app, is_new):
+    """It keeps what a handler that failed has changed in place, and so does the client."""
+    register_telling(app)
+    await app.manager.close()
+    app.manager = StateManagerMemory(rollback=False)
+    processor = await app.start()
+    if not is_new:
+        await (await processor.enqueue("a", Event("next_one")))
+    future = await processor.enqueue("a", Event("tell_and_fail"))
+    await asyncio.wait((future,))
+    stored = await app.manager.get_state(StateToken("a", Cart))
+    assert stored.count == (0 if is_new else 11)
+    assert app.client("a")["Cart"]["count"] == stored.count
+
+
 @pytest.mark.parametrize("waits", [0, 1])
 @pytest.mark.parametrize("when", [1, 2, 3])
 async def test_an_emit_function_that_cancels_its_event(app, settle, when, waits):
@@ -722,11 +859,12 @@ class Losing(StateManagerMemory):
 async def test_a_store_that_is_down_is_not_taken_for_an_emit_delta_that_hangs(
     app, caplog, monkeypatch
 ):
-    """After a commit that failed it cannot be asked what is stored: nothing is emitted."""
+    """After a commit that failed it cannot be asked: the client is told what it was before."""
 
     @app.handler
-    async def change(cart: Cart) -> None:
+    async def change(cart: Cart) -> AsyncIterator[None]:
         cart.count += 1
+        yield
 
     async def hang(*tokens: Any) -> None:
         await asyncio.Event().wait()
@@ -736,14 +874,31 @@ async def test_a_store_that_is_down_is_not_taken_for_an_emit_delta_that_hangs(
     app.manager.fault = "uncertain"
     processor = await app.start()
     with monkeypatch.context() as patched:
-        patched.setattr(body, "_PATIENCE", 0.01)
+        patched.setattr(body, "_PATIENCE", 0.2)
         patched.setattr(app.manager, "get_states", hang)
         future = await processor.enqueue("a", Event("change"))
         await asyncio.wait((future,))
     assert type(future.exception()) is CommitUncertainError
-    assert app.deltas == []
-    assert "a client could not be told within 0.01 s that a change was undone" in caplog.text
+    assert [delta["Cart"]["count"] for _, delta in app.deltas] == [1, 0]
+    assert "its states cannot be read; its client is told what they were before" in caplog.text
+    assert "a client could not be told" not in caplog.text
     assert "emit_delta" not in caplog.text
+
+
+async def test_an_emit_delta_that_hangs_while_a_change_is_undone(app, caplog, monkeypatch):
+    """It is not waited for for ever, and the next event runs."""
+    register_telling(app)
+
+    async def emit(ident: str, delta: Any) -> None:
+        if delta["Cart"]["count"] == 0:
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(body, "_PATIENCE", 0.01)
+    processor = await app.start(emit_delta=emit)
+    future = await processor.enqueue("a", Event("tell_and_fail"))
+    assert await (await processor.enqueue("a", Event("next_one"))) == 10
+    assert type(future.exception()) is TroubleError
+    assert "a client could not be told within 0.01 s that a change was undone" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["coroutine", "telling", "timed", "by_context", "beside"])

@@ -1,9 +1,11 @@
 """Payloads: checked and converted by a handler's annotations, or refused by the field's name."""
 
 import contextlib
+import copy
 import enum
 import inspect
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
@@ -409,8 +411,13 @@ class TestNames:
                 await (await processor.enqueue("u", Event("call", {"ctx": None})))
 
 
+@dataclass
+class Room:
+    messages: list[Any] = field(default_factory=list)
+
+
 class TestWhoseObjectsTheyAre:
-    """What an annotation makes of a payload is the handler's own; all else is the payload's."""
+    """Containers are the handler's own, whatever the annotation; instances are the payload's."""
 
     @pytest.mark.parametrize(
         ("hint", "given", "change"),
@@ -425,11 +432,16 @@ class TestWhoseObjectsTheyAre:
             (Options, {"fast": True}, lambda v: v.clear()),
             (Address, {"street": "s"}, lambda v: setattr(v, "street", "t")),
             (list[Item], [Item("a")], lambda v: v.clear()),
+            (Any, [1], lambda v: v.append(2)),
+            (Any, {"a": ([1],)}, lambda v: v["a"][0].append(2)),
+            (object, {1}, lambda v: v.add(2)),
+            (Any, bytearray(b"a"), lambda v: v.append(2)),
+            (dict, {"a": {"b": 1}}, lambda v: v["a"].clear()),
+            (dict[str, list[Any]], {"a": [[1]]}, lambda v: v["a"][0].append(2)),
+            (inspect.Parameter.empty, [[1]], lambda v: v[0].append(2)),
         ],
     )
-    def test_containers_that_are_annotated_are_new(
-        self, hint: Any, given: Any, change: Callable[[Any], None]
-    ) -> None:
+    def test_containers_are_new(self, hint: Any, given: Any, change: Callable[[Any], None]) -> None:
         before = repr(given)
         made = taking(hint)({"value": given})["value"]
         change(made)
@@ -439,8 +451,8 @@ class TestWhoseObjectsTheyAre:
     @pytest.mark.parametrize(
         ("hint", "given"),
         [
-            (Any, [1]),
-            (object, {"a": 1}),
+            (Any, Item("a")),
+            (object, Handle(1)),
             (Item, Item("a")),
             (Point, Point(1)),
             (Address, Address(street="s")),
@@ -468,9 +480,36 @@ class TestWhoseObjectsTheyAre:
                 assert await (await processor.enqueue("u", event)) == 2
         assert repr(event.payload) == before
 
+    @pytest.mark.parametrize("rollback", [True, False])
+    async def test_states_of_two_idents_share_nothing_of_one_event(self, rollback: bool) -> None:
+        registry = RegistrationContext()
+
+        @registry.handler
+        def say(room: Room, message: Any) -> None:
+            room.messages.append(message)
+
+        @registry.handler
+        def like(room: Room) -> None:
+            room.messages[-1]["likes"] += 1
+
+        event = Event("say", {"message": {"likes": 0}})
+        async with (
+            StateManagerMemory(rollback=rollback) as manager,
+            EventProcessor(manager, registry) as processor,
+        ):
+            for _ in range(2):  # the second time on the objects that the first has left
+                for ident in ("a", "b"):
+                    await (await processor.enqueue(ident, event))
+            await (await processor.enqueue("a", Event("like")))
+            await (await processor.enqueue("b", Event("like")))
+            for ident in ("a", "b"):
+                room = await manager.get_state(registry.token(ident, Room))
+                assert room.messages == [{"likes": 0}, {"likes": 1}]
+        assert event.payload == {"message": {"likes": 0}}
+
     async def test_changing_a_payload_after_it_was_enqueued_changes_nothing(self) -> None:
         registry = RegistrationContext()
-        registry.handler(lambda n, counts: (n, list(counts)), name="free")
+        registry.handler(lambda n, counts: (n, counts), name="free")
 
         def typed(n: int, counts: list[int]) -> Any:
             return n, counts
@@ -478,10 +517,10 @@ class TestWhoseObjectsTheyAre:
         registry.handler(typed)
         payload: dict[str, Any] = {"n": 1, "counts": [1]}
         async with StateManagerMemory() as manager, EventProcessor(manager, registry) as processor:
-            future = processor.enqueue_nowait("u", Event("typed", payload))
+            futures = [processor.enqueue_nowait("u", Event(n, payload)) for n in ("typed", "free")]
             payload["n"] = 2
             payload["counts"].append(2)
-            assert await future == (1, [1])
+            assert [await future for future in futures] == [(1, [1])] * 2
 
 
 class TestEvents:
@@ -498,6 +537,14 @@ class TestEvents:
         assert caught.value.field == ""
         kind = type(payload).__name__
         assert str(caught.value) == f"'add': a payload is a mapping, not {kind}"
+
+    def test_without_a_payload_it_has_an_empty_one_of_its_own(self) -> None:
+        """Which can be pickled, copied and encoded, as a payload that is given."""
+        event, other = Event("add"), Event("add")
+        assert type(event.payload) is dict
+        assert event.payload is not other.payload
+        assert pickle.loads(pickle.dumps(event)) == copy.deepcopy(event) == event  # noqa: S301  # made here
+        assert msgspec.json.encode(event.payload) == b"{}"
 
     def test_equal_events(self) -> None:
         assert Event("add", {"n": 1}) == Event("add", {"n": 1})

@@ -148,6 +148,34 @@ async def test_a_thread(app):
     assert await after == {"tea": 1}
 
 
+@pytest.mark.parametrize("kind", ["coroutine", "async_generator", "generator"])
+async def test_a_thread_for_what_only_looks_like_an_ordinary_function(app, kind):
+    """A decorator's function hides what it wraps: what it returns nobody would run."""
+    ran = []
+
+    async def coroutine(n: int) -> None:
+        ran.append(n)
+
+    async def async_generator(n: int) -> AsyncIterator[None]:
+        ran.append(n)
+        yield
+
+    def generator(n: int) -> Iterator[None]:
+        ran.append(n)
+        yield
+
+    @app.handler(name="call", thread=True)
+    @functools.wraps(fn := locals()[kind])
+    def wrapper(**arguments: Any) -> Any:
+        return fn(**arguments)
+
+    processor = await app.start()
+    future = await processor.enqueue("a", Event("call", {"n": 1}))
+    with pytest.raises(EventHandlerError, match=kind):
+        await future
+    assert ran == []
+
+
 async def test_a_thread_cannot_chain_by_its_context(app):
     """The loop is another thread's: it says so, in place of a chain that begins some day."""
 

@@ -734,6 +734,7 @@ class TestForks:
         assert set(fork.states) == {"cart", "Item"}
         assert fork.handlers["take"].states == {}
         assert fork.token("u", Cart).create() == Cart({"gift": 1})
+        assert type(fork) is RegistrationContext
         assert await run(fork, "first") == "first"
         with pytest.raises(UnknownEventError):
             await run(fork, "third")
@@ -768,6 +769,25 @@ class TestAsAContext:
         async with StateManagerMemory() as manager:
             with pytest.raises(SettingsError, match="cannot be a StateManagerMemory"):
                 EventProcessor(manager, manager)  # type: ignore[arg-type]
+
+    async def test_one_of_a_subclass_is_found_too(self) -> None:
+        """Its fork is one like it, with what it has of its own."""
+
+        class Shop(RegistrationContext):
+            def __init__(self, name: str) -> None:
+                super().__init__()
+                self.name = name
+
+        shop = Shop("tea")
+        shop.handler(lambda: "ran", name="call")
+        fork = shop.fork()
+        assert (type(fork), fork.name, set(fork.handlers)) == (Shop, "tea", {"call"})
+        async with StateManagerMemory() as manager:
+            with RegistrationContext(), shop:
+                assert Shop.get() is RegistrationContext.get() is shop
+                processor = EventProcessor(manager)
+            async with processor:
+                assert await (await processor.enqueue("u", Event("call"))) == "ran"
 
     def test_the_innermost_counts(self, registry: RegistrationContext) -> None:
         fork = registry.fork()

@@ -349,6 +349,15 @@ class TestFromCode:
         assert (settings.token_expiration, settings.disk_exclusive) == (5, True)
         assert dataclasses.replace(settings, token_expiration=6.0).token_expiration == 6.0
 
+    def test_a_path_and_a_list_of_keys_are_as_good_as_a_str_and_a_tuple(self) -> None:
+        key = bytes.fromhex(HEX_KEY)
+        settings = Settings(disk_directory=Path("/var/states"), encryption_keys=[key])
+        assert settings == Settings(disk_directory="/var/states", encryption_keys=(key,))
+        assert hash(settings) == hash(
+            Settings(disk_directory="/var/states", encryption_keys=(key,))
+        )
+        assert type(settings.disk_directory) is str
+
     def test_settings_are_frozen_equal_by_value_and_can_be_pickled(self) -> None:
         settings = Settings(redis_url="redis://h", token_expiration=5.0)
         assert settings == Settings(redis_url="redis://h", token_expiration=5.0)
@@ -384,6 +393,10 @@ class TestFromCode:
             {"oplock": ["off"]},
             {"encryption_keys": (b"short",)},
             {"encryption_keys": b"k" * 32},
+            {"encryption_keys": b""},
+            {"encryption_keys": None},
+            {"disk_directory": b"states"},
+            {"disk_directory": None},
         ],
         ids=repr,
     )
