@@ -28,6 +28,7 @@ from statemgr.errors import (
 from statemgr.modification import StateModification, StatesModification, current_task
 from statemgr.options import check_option
 from statemgr.redaction import Redaction
+from statemgr.serialization.refusal import is_shortage
 from statemgr.token import AnyToken, ReadableToken, StateToken
 
 A = TypeVar("A")
@@ -65,6 +66,8 @@ class StateManager(ABC):
     - At most one `modify_state` body runs for an ident at a time; who waits is served in the
       order of asking. A holder that lost its lock writes nothing.
     - A body that ends is saved. One that raises or is cancelled saves nothing.
+    - What is in a state is that state's own: a body may be given the objects that the last one
+      left. Changing these outside of a body, or putting one into two states, is not supported.
     - Reads see committed states only. Changing what `get_state` returned saves nothing.
     - Reading, changing and `touch` renew a state's expiration. A state is gone at its deadline
       for every reader, unless its lock is held or waited for: then it is not purged.
@@ -331,8 +334,10 @@ class StateManager(ABC):
         waiting.
 
         Raises:
-            BackendUnavailableError: If something cannot be saved. It is kept in memory: call
+            BackendUnavailableError: If something cannot be saved. Disk keeps it in memory: call
                 again when the cause is gone.
+            CommitUncertainError: If an oplock "behind" cannot write what it has acknowledged to
+                Redis: this may be lost.
         """
         if self._refusal is not StateManagerClosedError:
             self._check_usable()
@@ -484,13 +489,16 @@ class StateManager(ABC):
         """Return the state.
 
         Raises:
-            StateDecodeError: Whatever `token.deserialize` raises becomes one, with the key.
+            StateDecodeError: Whatever `token.deserialize` raises becomes one, with the key; but
+                for a want of memory or of stack, which says nothing of the record.
         """
         try:
             return token.deserialize(data=payload)
         except StateDecodeError as error:
             raise self._undecodable(token, error) from error.__cause__
         except Exception as error:
+            if is_shortage(error):  # the record is as good as it was
+                raise
             raise StateDecodeError(
                 f"{type(token).__name__}.deserialize raised {type(error).__name__}",
                 key=token.cache_key,

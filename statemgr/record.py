@@ -33,7 +33,6 @@ what encryption is for. Compression shows, through the length, how repetitive a 
 compress states in which a secret stands beside text that an attacker chooses.
 """
 
-import contextlib
 import math
 import os
 import struct
@@ -266,8 +265,12 @@ class RecordCodec:
             raise StateDecodeError("the record is encrypted with none of the encryption_keys")
         subkey, nonce = _derive(key, body[_KEY_ID_SIZE:_SEAL_SIZE])
         plain: bytes | None = None
-        with contextlib.suppress(Exception):  # InvalidTag, or ValueError where there is no tag
+        try:
             plain = self._cipher(subkey).decrypt(nonce, body[_SEAL_SIZE:], head)
+        except (MemoryError, RecursionError):  # which no record can cause
+            raise
+        except Exception:  # noqa: S110 - InvalidTag, or ValueError where there is no tag
+            pass
         if plain is None:
             raise StateDecodeError("the record was not encrypted with this key, or was altered")
         return plain

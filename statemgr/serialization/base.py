@@ -40,6 +40,8 @@ class Serializer(ABC):
 
         Raises:
             StateDecodeError: `data` is damaged, or does not fit `cls`.
+            MemoryError, RecursionError: The process is short of memory or of stack; `data` may be
+                as good as any.
         """
 
     def encoder(self, cls: type[T]) -> Callable[[T], bytes]:

@@ -7,7 +7,6 @@ payload was written, and is all that reading goes by: a class may move from one 
 between two releases without losing a state.
 """
 
-import contextlib
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -19,7 +18,7 @@ from . import tagged, untagged
 from .conversion import Converter
 from .exactness import exact_predicate, loose_predicate
 from .hints import is_typed_dict
-from .refusal import TOO_DEEP, Refusal
+from .refusal import TOO_DEEP, Refusal, is_shortage
 from .registry import Registry
 
 TYPED = 1
@@ -39,7 +38,7 @@ class Codec:
 
     Attributes:
         encode: Returns the bytes for a state. Raises StateEncodeError.
-        decode: Returns the state for bytes. Raises StateDecodeError.
+        decode: Returns the state for bytes. Raises StateDecodeError, or what `is_shortage` tells.
         matches: Tells whether a state takes the typed path; None if none of the class does.
         registry: The classes that its states may hold.
     """
@@ -135,10 +134,12 @@ class Codec:
             error = StateDecodeError(f"{self._cls.__name__}{refusal.path}: {refusal.reason}")
         except msgspec.ValidationError as cause:
             error = StateDecodeError(_without_values(str(cause)))
-        except RecursionError:
-            error = StateDecodeError(TOO_DEEP)
         except Exception as cause:  # its text may show what was stored
-            error = StateDecodeError(f"the bytes are damaged ({type(cause).__name__})")
+            if is_shortage(cause):
+                raise
+            deep = isinstance(cause, RecursionError)
+            how = TOO_DEEP if deep else f"the bytes are damaged ({type(cause).__name__})"
+            error = StateDecodeError(how)
         raise error
 
     def _decode(self, data: bytes) -> Any:
@@ -149,7 +150,7 @@ class Codec:
             )
         if version < self._version and self._migrate is not None:
             if form == TYPED:
-                fields = self._guided(untagged.load_untyped(payload))
+                fields = self._converter.guide(untagged.load_untyped(payload), self._cls)
             else:
                 fields = untagged.load(payload, self.registry, plain=True)
             return self._converter.fit(self._migrated(fields, version), self._cls)
@@ -166,23 +167,14 @@ class Codec:
             return self._converter.fit(state, self._cls)
         return state
 
-    def _guided(self, values: Any) -> Any:
-        """Return what an untyped read gave with the types that today's annotations tell."""
-        shape = self.registry.shape(self._cls)
-        if shape is None or type(values) is not dict:
-            return values
-        for name in values.keys() & shape.fields.keys():
-            with contextlib.suppress(Refusal):  # retyped since: it stays as MessagePack has it
-                fitted = self._converter.fit(values[name], shape.fields[name].hint)
-                values[name] = self._converter.plain(fitted)
-        return values
-
     def _migrated(self, fields: Any, version: int) -> dict[str, Any]:
         if type(fields) is not dict or self._migrate is None:
             raise StateDecodeError("holds no fields that could be migrated")
         try:
             result = self._migrate(fields, version)
         except Exception as cause:
+            if is_shortage(cause):
+                raise
             raise StateDecodeError(f"__migrate__ raised {type(cause).__name__}") from cause
         if type(result) is not dict:
             raise StateDecodeError(f"__migrate__ returned a {type(result).__name__}, not a dict")

@@ -6,8 +6,7 @@ held to its word by property tests on the oldest and the newest msgspec.
 
 import dataclasses
 from collections.abc import Sequence
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from datetime import datetime, time
 from enum import Enum
 from keyword import iskeyword
 from types import MemberDescriptorType, NoneType
@@ -18,10 +17,6 @@ import msgspec
 
 from .registry import Registry
 from .shapes import DeclaredShape, Shape
-
-LEAVES = frozenset(
-    {NoneType, bool, int, float, str, bytes, date, datetime, time, timedelta, UUID, Decimal}
-)
 
 # An aware datetime comes back in UTC, a fold not at all. Given a value and datetime.UTC.
 UNEQUAL_WHEN = {
@@ -52,7 +47,11 @@ def check_union(types: Sequence[type], registry: Registry) -> None:
     Raises:
         NotExact: The union is none of these.
     """
-    others = [dict if registry.shape(cls) else cls for cls in types if cls is not NoneType]
+    others = [
+        dict if registry.shape(cls) else str if cls is UUID else cls
+        for cls in types
+        if cls is not NoneType
+    ]
     require(len(others) == 1 or (len(set(others)) == len(others) and _MIXABLE.issuperset(others)))
 
 

@@ -34,7 +34,6 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from .eligible import (
     KEYS,
-    LEAVES,
     MEMBERS,
     UNEQUAL_WHEN,
     NotExact,
@@ -45,6 +44,7 @@ from .eligible import (
 )
 from .hints import UNION_ORIGINS, hints_of, is_typed_dict, strip
 from .registry import Registry
+from .scalars import LEAVES
 from .shapes import AttributeShape, PlainShape, Shape
 from .source import Predicate, Source
 

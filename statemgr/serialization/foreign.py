@@ -119,6 +119,10 @@ class PydanticShape(Shape):
         }
         self._keeps_extra = cls.model_config.get("extra") == "allow"
 
+    def knows(self, name: str) -> bool:
+        own = name in self.fields or name in self._private or name == FIELDS_SET
+        return own or self._keeps_extra
+
     def access(self, name: str) -> str:
         return f".__dict__[{name!r}]"
 

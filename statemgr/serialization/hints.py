@@ -63,6 +63,16 @@ def is_typed_dict(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, dict) and hasattr(hint, "__required_keys__")
 
 
+def alternatives(hint: Any) -> Iterator[Any]:
+    """Yield what `hint` is a union of, stripped; the one it is if it is none."""
+    hint, _ = strip(hint)
+    if typing.get_origin(hint) not in UNION_ORIGINS:
+        yield hint
+        return
+    for argument in typing.get_args(hint):
+        yield from alternatives(argument)
+
+
 def classes_in(hint: Any) -> Iterator[type]:
     """Yield the classes that `hint` mentions, at any depth."""
     hint, _ = strip(hint)

@@ -28,8 +28,10 @@ class MsgpackSerializer(Serializer):
         def __migrate__(cls, data: dict, from_version: int) -> dict: ...
 
     which is called with the fields of an older version, instances as dicts, and returns those of
-    today. A field that is gone or retyped may come in MessagePack's own types: a set as a list, a
-    date as an ISO string, an enum member as its value.
+    today. Where an older version had a type for every field, it was saved in MessagePack's own
+    types, a set as a list, a date as an ISO string, an enum member as its value. What fits today's
+    annotation then has the type of today; a field that is gone, and what does not fit, comes as it
+    was saved. Any other state comes with the types it had.
     """
 
     def __init__(self) -> None:

@@ -18,6 +18,7 @@ from ..errors import SettingsError
 from .foreign import NamedTupleShape, PydanticShape, StructShape
 from .hints import classes_in, hints_of, is_typed_dict
 from .refusal import Refusal
+from .scalars import LEAVES
 from .shapes import AttributeShape, Shape, attrs_shape, dataclass_shape, plain_shape
 
 ROOT = ""
@@ -30,6 +31,8 @@ _dict_of = type.__dict__["__dict__"].__get__
 def shape_of(cls: type) -> Shape | None:
     """Describe `cls`, or return None if its instances cannot be saved as fields by name."""
     if not cls.__flags__ & _HEAP_TYPE or inspect.isabstract(cls) or cls is Any:
+        return None
+    if cls in LEAVES:  # UUID is written in Python, and has slots
         return None
     if issubclass(cls, Enum) or is_typed_dict(cls) or getattr(cls, "_is_protocol", False):
         return None

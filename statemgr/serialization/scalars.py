@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Context, Decimal, InvalidOperation
+from types import NoneType
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -135,3 +136,6 @@ EXTENSIONS: dict[int, tuple[type, Callable[[Any], bytes], Callable[[bytes], obje
     22: (UUID, _write_uuid, _read_uuid),
     23: (Decimal, _write_decimal, _read_decimal),
 }
+
+LEAVES = frozenset({NoneType, bool, float, bytes, *(cls for cls, _, _ in EXTENSIONS.values())})
+"""The classes of all values without parts."""

@@ -58,6 +58,10 @@ class Shape(ABC):
             Refusal: A field is missing and has no default.
         """
 
+    def knows(self, name: str) -> bool:
+        """Tell whether an instance can have been saved with a value called `name`."""
+        return name in self.fields
+
     @abstractmethod
     def access(self, name: str) -> str:
         """Return the source that reads the field `name` when put behind an instance's name."""
@@ -139,6 +143,9 @@ class PlainShape(AttributeShape):
         for name, value in values.items():
             self.fill(instance, name, value)
         return instance
+
+    def knows(self, name: str) -> bool:
+        return self.has_dict or name in self.slots
 
 
 class DeclaredShape(AttributeShape):

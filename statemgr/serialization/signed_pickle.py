@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ..errors import SettingsError, StateDecodeError, StateEncodeError
 from .base import Serializer, T
+from .refusal import is_shortage
 
 _SIZE = 32
 _MIN_KEY, _MAX_KEY = 32, 64  # the upper bound is BLAKE2b's
@@ -62,6 +63,8 @@ class PickleSerializer(Serializer):
         try:
             state: Any = pickle.loads(pickled)  # noqa: S301 - signed by a holder of the key
         except Exception as cause:  # its text may show what was stored
+            if is_shortage(cause):
+                raise
             error = StateDecodeError(f"pickle cannot load it ({_what(cause)})")
         else:
             if type(state) is _runtime_class(cls):

@@ -13,7 +13,7 @@ import msgspec
 
 from .refusal import MAX_DEPTH, TOO_DEEP, Refusal
 from .registry import Registry
-from .scalars import EXTENSIONS
+from .scalars import EXTENSIONS, LEAVES
 from .tagged import MAX_ALIKE, Mark, flag_member, too_many_alike
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .shapes import Shape
 
 _MARKS = {int(mark): mark for mark in Mark}
-_LEAVES = frozenset({type(None), bool, float, bytes, *(cls for cls, _, _ in EXTENSIONS.values())})
 _walk = msgspec.msgpack.Decoder(msgspec.Raw).decode
 
 
@@ -106,7 +105,7 @@ class _Reader:
     def value(self, node: Any, depth: int, plain: bool) -> Any:
         """Return the value of `node`, which stands inside `depth` containers."""
         kind = type(node)
-        if kind in _LEAVES:
+        if kind in LEAVES:
             return node
         if kind is not list:
             raise Refusal("holds something that is not a value")

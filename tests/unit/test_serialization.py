@@ -23,7 +23,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from statemgr.errors import SettingsError, StateDecodeError, StateEncodeError
+from statemgr.errors import SettingsError, StateEncodeError
 from statemgr.serialization import MsgpackSerializer
 from statemgr.serialization.codec import LOOSE, TAGGED, TYPED
 from statemgr.serialization.foreign import StructShape
@@ -771,6 +771,7 @@ def class_with(annotation: Any) -> type:
         (typing.Optional[int], 1),  # noqa: UP045
         (typing.List[int], [1]),  # noqa: UP006
         (int | list[str] | Item | None, Item()),
+        (uuid.UUID | int, uuid.UUID(int=1)),
         (dict[Size, list[None]], {Size.S: [None]}),
         (set[Level], {Level.LOW}),
     ],
@@ -789,6 +790,7 @@ def test_annotations_that_only_wrap_a_type_take_the_typed_path(annotation: Any, 
         (typing.Annotated[int, msgspec.Meta(gt=5)], 1),
         (Any, 1), (object, 1), (list, [1]), (dict, {1: 2}), (Rights, Rights.READ),
         (Mixed, Mixed.PAIR), (Plain, Plain(a=1)), (str | date, date.min), (Decimal | float, 1.5),
+        (str | uuid.UUID, uuid.UUID(int=1)),
         (list[int] | set[int], {1}), (Item | Point, Point(1)), (typing.Sequence[int], [1]),
         (set[uuid.UUID], {uuid.UUID(int=1)}), (dict[float, int], {1.0: 1}), (tuple[()], ()),
         (dict[tuple[int, int], str], {(1, 2): "a"}), (Pair, Pair(1)), (Model, Model()),
@@ -955,8 +957,8 @@ def test_reading_an_instance_may_run_its_code_and_fail() -> None:
     assert caught.value.__context__ is None
 
 
-def test_a_stack_that_is_nearly_full_gives_an_error_of_the_package() -> None:
-    """Not a RecursionError, in either direction."""
+def test_a_stack_that_is_nearly_full_is_not_taken_for_damage() -> None:
+    """What cannot be loaded here may be as good as any: it must not be set aside."""
     state: list[Any] = []
     for _ in range(90):
         state = [state]
@@ -970,8 +972,8 @@ def test_a_stack_that_is_nearly_full_gives_an_error_of_the_package() -> None:
 
     with pytest.raises(StateEncodeError, match="deep"):
         descend(lambda: serializer.serialize(state, list))
-    with pytest.raises(StateDecodeError, match="deep"):
-        descend(lambda: serializer.deserialize(data, list))
+    # A RecursionError each time, on the way up, until there is room enough.
+    assert descend(lambda: serializer.deserialize(data, list)) == state
 
 
 def test_instances_that_hold_more_or_less_than_their_fields_are_refused() -> None:

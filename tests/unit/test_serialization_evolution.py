@@ -2,9 +2,11 @@
 
 import dataclasses
 import enum
+import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, Literal, NamedTuple, NotRequired, Required, TypedDict  # noqa: F401 - Required is named in a string
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Required, TypedDict  # noqa: F401 - Required is named in a string
+from uuid import UUID
 
 import attrs
 import msgspec
@@ -36,6 +38,11 @@ class Pair(NamedTuple):
 class Extra(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow")
     a: int
+
+
+class Strict(pydantic.BaseModel):
+    a: int
+    _own: int = pydantic.PrivateAttr(default=2)
 
 
 class Options(TypedDict):
@@ -488,3 +495,291 @@ def test_string_annotations_of_a_typed_dict_say_what_is_required() -> None:
     old = TypedDict("old", {"name": str, "there": int})  # noqa: UP013
     data = serializer.serialize({"name": "a", "there": 1}, old)
     assert serializer.deserialize(data, new) == {"name": "a", "there": 1}
+
+
+def inner(*fields: Any, name: str = "Inner") -> Any:
+    """Make one release of a class inside of the state."""
+    cls = dataclasses.make_dataclass(name, fields)
+    cls.__module__ = __name__
+    return cls
+
+
+@both
+@to_both
+@pytest.mark.parametrize(
+    ("around", "wrap"),
+    [
+        (lambda cls: cls, lambda item: item),
+        (lambda cls: list[cls], lambda item: [item]),
+        (lambda cls: tuple[int, cls], lambda item: (1, item)),
+        (lambda cls: tuple[cls, ...], lambda item: (item,)),
+        (lambda cls: dict[str, list[cls]], lambda item: {"k": [item]}),
+        (lambda cls: cls | None, lambda item: item),
+        (lambda cls: list[cls] | None, lambda item: [item]),
+        (lambda cls: inner(("items", list[cls]), name="Outer"), None),
+        (lambda cls: TypedDict("Box", {"item": cls}), lambda item: {"item": item}),
+    ],
+    ids=["itself", "list", "row", "tuple", "dict", "optional", "list?", "class", "typed dict"],
+)
+def test_a_migration_gets_all_that_was_stored_in_a_class_inside(
+    form: int, extra: tuple[Any, ...], around: Any, wrap: Any
+) -> None:
+    """A nested field that is gone arrives, with its value; one that is new is not filled in."""
+    old_item = inner(("name", str), ("day", date), ("price", int), ("codes", list[int]))
+    new_item = inner(("name", str), ("day", date), ("codes", set[int]), ("cents", int, 0))
+    old, item = make(("a", around(old_item))), old_item("pen", date(2024, 1, 2), 250, [7, 7])
+    value = wrap(item) if wrap else old.__annotations__["a"]([item])
+    seen: list[dict[str, Any]] = []
+
+    def find(data: Any) -> None:
+        if isinstance(data, dict) and "name" in data:
+            seen.append(dict(data))
+            data["cents"] = data.pop("price")
+            data["codes"] = [1]
+        elif isinstance(data, dict | list | tuple):
+            for part in data.values() if isinstance(data, dict) else data:
+                find(part)
+
+    def migrate(data: dict[str, Any], _: int) -> dict[str, Any]:
+        find(data)
+        return data
+
+    new = migrating(1, staticmethod(migrate), ("a", around(new_item)), *extra)
+    state = serializer.deserialize(saved(old, form, a=value), new)
+    assert seen == [{"name": "pen", "day": date(2024, 1, 2), "price": 250, "codes": [7, 7]}]
+    found = new_item("pen", date(2024, 1, 2), {1}, 250)
+    assert state.a == (wrap(found) if wrap else new.__annotations__["a"]([found]))
+
+
+def test_a_migration_of_a_typed_dict_gets_the_types_of_today() -> None:
+    """As one of any other class does."""
+    seen = []
+
+    class Old(TypedDict):
+        day: date
+        gone: int
+
+    class New(TypedDict):
+        day: date
+
+    def migrate(data: dict[str, Any], _: int) -> dict[str, Any]:
+        seen.append(dict(data))
+        return data
+
+    vars_of: Any = New
+    vars_of.__state_version__, vars_of.__migrate__ = 1, staticmethod(migrate)
+    data = serializer.serialize({"day": date(2024, 1, 2), "gone": 1}, Old)
+    assert data[0] == TYPED
+    assert serializer.deserialize(data, New) == {"day": date(2024, 1, 2)}
+    assert seen == [{"day": date(2024, 1, 2), "gone": 1}]
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "new", "typed", "tagged"),
+    [
+        (str, "2024-01-02", date, date(2024, 1, 2), "2024-01-02"),
+        (str, "1 May", date, "1 May", "1 May"),
+        (str, "red", Colour, Colour.RED, "red"),
+        (str, str(UUID(int=5)), UUID | None, UUID(int=5), str(UUID(int=5))),
+        (int, 1, float, 1.0, 1),
+        (date, date(2024, 1, 2), Any, "2024-01-02", date(2024, 1, 2)),
+        (date, date(2024, 1, 2), date | str, "2024-01-02", date(2024, 1, 2)),
+        (UUID, UUID(int=5), UUID, UUID(int=5), UUID(int=5)),
+        (list[UUID], [UUID(int=5)], list[UUID], [UUID(int=5)], [UUID(int=5)]),
+        (set[int], {1, 2}, set[int], {1, 2}, {1, 2}),
+        (set[int], {1}, list[int], [1], {1}),
+        (list[int], [1], set[int], {1}, [1]),
+        (list[int], [1, 1], set[int], [1, 1], [1, 1]),
+        (list[str], ["x", "2024-01-02"], list[date], ["x", date(2024, 1, 2)], ["x", "2024-01-02"]),
+        (list[dict[str, int]], [{"a": 1}], set[Pair], [{"a": 1}], [{"a": 1}]),
+        (tuple[int, int], (1, 2), tuple[int], [1, 2], (1, 2)),
+        (tuple[int, int], (1, 2), list[int] | set[int], [1, 2], (1, 2)),
+        (list[str], ["2024-01-02"], set[date] | list[date], ["2024-01-02"], ["2024-01-02"]),
+        (dict[str, str], {"a": "2024-01-02"}, dict[str, date] | Item, *[{"a": "2024-01-02"}] * 2),
+        (Colour, Colour.RED, Colour, Colour.RED, Colour.RED),
+        (dict[str, int], {"red": 1}, dict[Colour, int], {Colour.RED: 1}, {"red": 1}),
+        (
+            dict[str, int],
+            {"2024-01-02T00:00:00Z": 1, "2024-01-02T00:00:00+00:00": 2},
+            dict[datetime, int],
+            {"2024-01-02T00:00:00Z": 1, "2024-01-02T00:00:00+00:00": 2},
+            {"2024-01-02T00:00:00Z": 1, "2024-01-02T00:00:00+00:00": 2},
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_migration_gets_for_a_field_of_today(
+    old: Any, value: Any, new: Any, typed: Any, tagged: Any
+) -> None:
+    """From typed bytes what fits the annotation of today; from tagged ones what was saved."""
+    for form, expected in ((TYPED, typed), (TAGGED, tagged)):
+        seen: list[Any] = []
+
+        def migrate(data: dict[str, Any], _: int, seen: list[Any] = seen) -> dict[str, Any]:
+            seen.append(data["a"])
+            return {}
+
+        cls = migrating(1, staticmethod(migrate), ("a", new, None))
+        serializer.deserialize(saved(make(("a", old)), form, a=value), cls)
+        assert seen == [expected]
+        assert type(seen[0]) is type(expected)
+
+
+CARD = inner(("number", str, ""), name="Card")
+INVOICE = inner(("address", str, ""), name="Invoice")
+GIFT = inner(("number", str, ""), ("note", str, ""), name="Gift")
+LIMIT = inner(("number", str), ("limit", int), name="Limit")
+
+
+class Wire(TypedDict, total=False):
+    iban: str
+
+
+@pytest.mark.parametrize("migrated", [False, True], ids=["plain", "migrated"])
+@pytest.mark.parametrize(
+    "today",
+    [
+        INVOICE | CARD | None,
+        CARD | INVOICE | None,
+        INVOICE | LIMIT | CARD,  # a Limit needs its limit
+        Wire | INVOICE | CARD,
+    ],
+    ids=str,
+)
+def test_a_field_that_becomes_a_union_of_classes_keeps_its_class(
+    today: Any, migrated: bool
+) -> None:
+    """Also where another one has a default for every field, and would take any dict."""
+    data = saved(make(("a", CARD | None), ("b", list[CARD])), TYPED, a=CARD("4"), b=[CARD("5")])
+    new = make(("a", today), ("b", list[today]))
+    if migrated:
+        new.__state_version__, new.__migrate__ = 1, staticmethod(lambda data, _: data)
+    assert serializer.deserialize(data, new) == new(CARD("4"), [CARD("5")])
+
+
+@pytest.mark.parametrize("today", [CARD | GIFT, GIFT | CARD, INVOICE | LIMIT], ids=str)
+def test_a_dict_that_no_class_or_more_than_one_could_have_been_is_an_error(today: Any) -> None:
+    """Nothing is taken for what it may not be. A migration says what it is."""
+    data = saved(make(("a", list[CARD])), TYPED, a=[CARD("secret")])
+    with pytest.raises(StateDecodeError, match=r"class|fits") as caught:
+        serializer.deserialize(data, make(("a", list[today]), ("more", Any, None)))
+    assert "secret" not in str(caught.value)
+    with pytest.raises(StateDecodeError):
+        serializer.deserialize(data, make(("a", list[today])))
+
+    def migrate(data: dict[str, Any], _: int) -> dict[str, Any]:
+        return {"a": [CARD(**item) for item in data["a"]]}
+
+    new = migrating(1, staticmethod(migrate), ("a", list[CARD | today]))
+    assert serializer.deserialize(data, new) == new([CARD("secret")])
+
+
+def test_what_is_in_the_bytes_comes_before_what_could_be_made_of_it() -> None:
+    """So says docs/upgrading.md, of types that widen."""
+    for old, value, today, expected in (
+        (date, date(2024, 1, 2), date | str, "2024-01-02"),
+        (set[int], {1}, set[int] | list[int], [1]),
+        (Item, Item("s", 1), Item | dict[str, Any], {"sku": "s", "quantity": 1}),
+        (list[date], [date(2024, 1, 2)], list, ["2024-01-02"]),
+        (tuple[UUID, Colour], (UUID(int=5), Colour.RED), Any, [str(UUID(int=5)), "red"]),
+    ):
+        new = make(("a", today))
+        state = serializer.deserialize(saved(make(("a", old)), TYPED, a=value), new)
+        assert (type(state.a), state.a) == (type(expected), expected)
+
+
+def test_one_class_of_a_union_still_ignores_what_is_gone() -> None:
+    """Only between several classes do the names decide."""
+    data = saved(make(("a", list[Item])), TYPED, a=[Item("s", 1)])
+    slim = inner(("sku", str))
+    for today in (slim | None, slim | int | list[int]):
+        for extra in untyped:
+            new = make(("a", list[today]), *extra)
+            assert serializer.deserialize(data, new) == new([slim("s")])
+
+
+def test_every_kind_of_class_is_told_from_another_by_names() -> None:
+    """Literals tell as well."""
+    first = inner(("kind", Literal["first"]), ("n", int, 0), name="First")
+    second = inner(("kind", Literal["second"]), ("n", int, 0), name="Second")
+    slotted = type("Slotted", (), {"__slots__": ("left",), "__module__": __name__})
+    slots = slotted()
+    slots.left = 1
+    for value, union in (
+        (second("second", 5), first | second),
+        (Pair(1), INVOICE | Pair),
+        (Extra(a=1, b=2), INVOICE | Extra),
+        (Strict(a=1), INVOICE | Strict),
+        ({"iban": "x"}, INVOICE | Wire),
+        (slots, INVOICE | slotted),
+    ):
+        old = make(("a", union))
+        data = serializer.serialize(old(value), old)
+        new = migrating(1, staticmethod(lambda data, _: data), ("a", union))
+        loaded = serializer.deserialize(data, new).a
+        assert type(loaded) is type(value)
+        assert loaded.left == 1 if value is slots else loaded == value
+
+
+def test_a_class_that_may_have_any_attribute_may_have_been_any_dict() -> None:
+    """As instances they are told apart; what a migration makes a dict of is not guessed at."""
+    plain = type("Plain", (), {"__module__": __name__, "__eq__": lambda a, b: vars(a) == vars(b)})
+    bare = plain()
+    bare.address = "x"
+    for value, union in ((bare, INVOICE | plain), (Extra(a=1, b=2), inner(("a", int)) | Extra)):
+        old = make(("a", union), ("n", int))
+        data = serializer.serialize(old(value, 1), old)
+        state = serializer.deserialize(data, make(("a", union), ("n", float)))
+        assert (type(state.a), state.a) == (type(value), value)
+    for union in (INVOICE | plain, INVOICE | Extra):
+        old = make(("a", union))
+        data = serializer.serialize(old(INVOICE("x")), old)
+        assert serializer.deserialize(data, old) == old(INVOICE("x"))
+        data = serializer.serialize(old(bare if union == INVOICE | plain else INVOICE("x")), old)
+        new = migrating(1, staticmethod(lambda data, _: data), ("a", INVOICE | plain))
+        with pytest.raises(StateDecodeError, match="several"):
+            serializer.deserialize(data, new)
+
+
+def test_a_union_inside_of_a_union_counts_as_one() -> None:
+    """And a class that is named twice as one class."""
+    data = saved(make(("a", CARD)), TYPED, a=CARD("4"))
+    for today in (
+        Annotated[INVOICE | None, "note"] | CARD,
+        INVOICE | Annotated[CARD, "note"] | CARD,
+    ):
+        new = make(("a", today))
+        assert serializer.deserialize(data, new) == new(CARD("4"))
+
+
+def test_a_dict_that_a_typed_dict_takes_stays_one() -> None:
+    """Whatever class could be made of it."""
+    named = inner(("name", str, ""), name="Named")
+    old = make(("a", named | Options), ("n", int))
+    data = serializer.serialize(old({"name": "x"}, 1), old)
+    new = make(("a", named | Options), ("n", float))
+    assert serializer.deserialize(data, new) == new({"name": "x"}, 1.0)
+
+
+@dataclasses.dataclass
+class And:
+    parts: "list[And | Or | int]"
+
+
+@dataclasses.dataclass
+class Or:
+    parts: "list[And | Or | int]"
+
+
+def test_what_cannot_be_told_is_refused_soon() -> None:
+    """Not after trying each class for each part of each part."""
+    tree: Any = And([1])
+    for _ in range(17):
+        tree = Or([tree])
+    old = make(("a", Any), __state_classes__=(And, Or))
+    data = serializer.serialize(old(tree), old)
+    new = migrating(1, staticmethod(lambda data, _: data), ("a", And | Or))
+    begin = time.process_time()
+    with pytest.raises(StateDecodeError, match="several"):
+        serializer.deserialize(data, new)
+    assert time.process_time() - begin < 1

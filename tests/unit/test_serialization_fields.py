@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Annotated, Any, NamedTuple, TypedDict
+from uuid import UUID
 
 import attrs
 import msgspec
@@ -15,7 +16,7 @@ import pytest
 
 from statemgr import PickleSerializer, StateToken
 from statemgr.errors import StateEncodeError
-from statemgr.serialization.fields import REMOVED, CodecFields, CopiedFields, Fields
+from statemgr.serialization.fields import REMOVED, WHOLE, CodecFields, CopiedFields, Fields
 
 
 class Color(enum.Enum):
@@ -193,6 +194,14 @@ class TestWhichFieldsHaveChanged:
 
     def test_a_named_tuple_is_told_by_its_fields(self) -> None:
         assert changes(Pair(1, "a"), Pair(2, "a")) == {"left": 2}
+
+    @pytest.mark.parametrize("kind", [StateToken, Pickled])
+    def test_a_value_without_parts_is_told_whole(self, kind: Any) -> None:
+        """Also one whose class is written in Python, and has attributes."""
+        fields = fields_of(UUID, kind)
+        before, after = fields.image(UUID(int=1)), fields.image(UUID(int=2))
+        assert fields.values(after) == {WHOLE: UUID(int=2)}
+        assert fields.changes(before, after) == {WHOLE: UUID(int=2)}
 
 
 class TestImages:
