@@ -100,7 +100,7 @@ class ChecksThenSets(CommitsWithoutTheLock):
         term = round(self.lock_expiration * 1000)
         call = self._channel.call(EXTEND, grant.key, grant.owner, term, grant.fence)
         if (await call.future)[0] != 1:
-            self._writer.lose(grant)
+            self._writer.lose(grant, self._writer.expired(grant.lock_key))
             self._end(grant.lock_key, None)
             raise LockExpiredError("the lock was lost", lock_key=grant.lock_key)
         await super()._save(grant, states)
@@ -370,9 +370,9 @@ class AcknowledgesPastTheDeadline(StateManagerRedis):
 
 
 class _Forgetful(Writer):
-    def lose(self, grant, error=None):
+    def lose(self, grant, failure):
         grant.unsaved.clear()
-        super().lose(grant, error)
+        super().lose(grant, failure)
 
 
 @found_by("test_lost_flush_is_an_error_to_somebody", BehindHarness)
