@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -256,6 +257,28 @@ async def test_who_waits_for_the_only_reply_may_be_anybody(server: FakeServer) -
         assert waiting.cancelled()
         assert late == [b"cancelled"]
         assert server.connections == 1
+
+
+def test_who_goes_on_at_once_may_end_the_program() -> None:
+    """The loop ends with that, and not the transport, which may take it for its own trouble."""
+    returned: list[bool] = []
+
+    async def ask(call: Call) -> None:
+        await call.future
+        sys.exit("of a task")
+
+    def reply(call: Call) -> None:
+        call.answer_alone(b"reply")
+        returned.append(True)
+
+    async def main() -> None:
+        call = call_of(b"ECHO")
+        asyncio.get_running_loop().call_later(0.001, reply, call)
+        await ask(call)
+
+    with pytest.raises(SystemExit, match="of a task"):
+        asyncio.run(main())
+    assert returned
 
 
 @pytest.mark.parametrize("unasked", [b"+surplus\r\n", b"not RESP\r\n"])

@@ -243,7 +243,7 @@ class Grants:
                 if not grant.queued or grant.called:
                     grant.called = False
                     asked_at, openings = self._monotonic(), self._openings
-                    reply = await self._ask(grant, classes, joins)
+                    reply = await self._ask(grant, classes, joins).future
                     if reply[0] == 1:
                         now = self._monotonic()
                         if now < asked_at + self._lock_expiration:
@@ -275,18 +275,32 @@ class Grants:
     async def reread(self, grant: Grant, classes: Sequence[bytes]) -> list[bytes | None] | None:
         """Return records of an ident that is owned; None if it is not any more."""
         asked_at = self._monotonic()
-        reply = await self._ask(grant, classes, joins=False)
+        call = self._ask(grant, classes, joins=False)
+        try:
+            reply = await call.future
+        except asyncio.CancelledError:
+            if call.future.cancelled():
+                call.late = functools.partial(self._still_has, grant)
+            else:  # it came together with the cancel
+                self._still_has(grant, call.future.exception() or call.future.result())
+            raise
         grant.asking = None
-        if reply[0] != 1 or not grant.held:
-            return None
-        if int(reply[1]) != grant.fence:  # it was lost, and has just been taken anew
-            self.release(grant)
+        if not self._still_has(grant, reply):
             return None
         self._renewed(grant, asked_at)
         records: list[bytes | None] = reply[3:]
         return records
 
-    def _ask(self, grant: Grant, classes: Sequence[bytes], joins: bool) -> "asyncio.Future[Any]":
+    def _still_has(self, grant: Grant, reply: Any) -> bool:
+        """Whether an acquire under a grant says that it goes on; give back what it took anew."""
+        if isinstance(reply, Exception) or reply[0] != 1:
+            return False
+        if grant.held and int(reply[1]) == grant.fence:
+            return True
+        self.release(grant)  # it was given up, or lost
+        return False
+
+    def _ask(self, grant: Grant, classes: Sequence[bytes], joins: bool) -> Call:
         call = self._channel.call(
             ACQUIRE,
             grant.key,
@@ -298,7 +312,7 @@ class Grants:
             *classes,
         )
         grant.asking = call
-        return call.future
+        return call
 
     def _queue(self, grant: Grant) -> None:
         grant.queued = True

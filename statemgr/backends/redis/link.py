@@ -21,7 +21,7 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 import hiredis
 import redis.asyncio.sentinel
@@ -151,7 +151,11 @@ class Call:
         resume = _resume_of(self.future)
         self.answer(reply)
         if resume is not None:
-            resume(self.future)
+            try:
+                resume(self.future)
+            except (SystemExit, KeyboardInterrupt) as error:
+                # They are the loop's to end with; a transport may take them for its own trouble.
+                self.future.get_loop().call_soon(_raise, error)
 
     def fail(self, error: BackendUnavailableError) -> None:
         """End without a reply. It is not wanted any more."""
@@ -178,6 +182,10 @@ class Call:
 
         self.late = settle
         return ending
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def _resume_of(
@@ -287,7 +295,8 @@ class Link:
         self._known: set[Script | None] = set()
         self._outbox: list[Call] = []
         self._sent: deque[Call] = deque()
-        self._resting: list[Call] = []  # refused for a while
+        self._resting: list[Call] = []  # refused for a while, and what is behind these
+        self._resting_keys: set[str | None] = set()
         self._rest: asyncio.TimerHandle | None = None
         self._was_silent = False  # whether the last connection was given up for that
         self._flushing = False
@@ -308,7 +317,7 @@ class Link:
         """Send a call: at once if the server has nothing to do, else with others of this turn."""
         if self._closed:
             call.fail(closed())
-        elif self._resting and any(other.key == call.key for other in self._resting):
+        elif call.key in self._resting_keys:
             self._resting.append(call)  # what is asked of one key stays in order
         else:
             self._submit(call)
@@ -444,6 +453,7 @@ class Link:
             return
         call.refusal = error
         self._resting.append(call)
+        self._resting_keys.add(call.key)
         if self._rest is None:
             self._rest = self._loop.call_later(_PASSING_PAUSE, self._submit_again)
         if self._router is not None:
@@ -452,6 +462,7 @@ class Link:
     def _submit_again(self) -> None:
         self._rest = None
         calls, self._resting = self._resting, []
+        self._resting_keys.clear()
         for call in calls:
             if call.is_wanted:
                 self._route(call)

@@ -387,7 +387,10 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             if writer.flushing or writer.failures:
                 await writer.raise_failure(lock_key)
             grant = self._granted.get(lock_key)
-            if grant is None or not await self._can_go_on(grant, tokens):
+            if grant is not None and not await self._can_go_on(grant, tokens):
+                self._check_usable()
+                grant = None
+            if grant is None:
                 classes = [class_of(token) for token in tokens]
                 grant, records = await self._grants.obtain(lock_key, classes, timeout, left)
                 queue = self._locks.queues.get(lock_key)
