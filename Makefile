@@ -20,7 +20,7 @@ bench-peers: $(VENV)/.bench ## The same beside what people use instead, in one r
 
 bench-full: $(VENV)/.plots ## All of it, large numbers too, and an HTML page of it: build/benchmark.html (under twenty minutes)
 	@mkdir -p build
-	$(BIN)/python -m benchmarks run --peers --full --json build/benchmark.json
+	$(BIN)/python -m benchmarks run --peers --full --time-limit 1020 --json build/benchmark.json
 	$(BIN)/python -m benchmarks report build/benchmark.json
 
 chaos: $(VENV)/.bench ## Stop, kill and cut off processes on disk and on a server (MINUTES=10)
