@@ -64,7 +64,8 @@ class StateManager(ABC):
     What holds on every backend:
 
     - At most one `modify_state` body runs for an ident at a time; who waits is served in the
-      order of asking. A holder that lost its lock writes nothing.
+      order of asking (between processes on disk, whoever had the lock gives way). A holder that
+      lost its lock writes nothing.
     - A body that ends is saved. One that raises or is cancelled saves nothing.
     - What is in a state is that state's own: a body may be given the objects that the last one
       left. Changing these outside of a body, or putting one into two states, is not supported.
