@@ -16,6 +16,8 @@ from typing import Any, Final
 import hiredis
 import redis.exceptions
 
+from statemgr.backends.redis.polling import BusyPoll
+
 _NOTHING: Final = object()  # what the parser returns when a reply is not complete
 
 Reply = Any
@@ -51,6 +53,7 @@ class Wire(asyncio.Protocol):
                 protocolError=redis.exceptions.InvalidResponse,
                 replyError=redis.exceptions.ResponseError,
             )
+            self._poll = BusyPoll(asyncio.get_running_loop())
             self._stream = self._transport.get_protocol()
             self._transport.set_protocol(self)
             # NOTE: before the handover redis-py's protocol was told of the end; nobody tells us.
@@ -61,6 +64,7 @@ class Wire(asyncio.Protocol):
         """Send bytes; what cannot be sent now is sent when it can."""
         if self._transport is not None:
             self._transport.write(data)
+            self._poll.begin()
         else:
             self._connection._writer.writelines([data])
 
@@ -90,6 +94,7 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand on the replies that are complete."""
+        self._poll.end()
         reader = self._reader
         replies: list[Reply] = []
         try:
