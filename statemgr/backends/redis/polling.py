@@ -19,7 +19,7 @@ from typing import Final
 _LONGEST: Final = 200e-6  # seconds to look for one reply
 _GAP: Final = 100e-6  # seconds between two looks, unless somebody else had the processor
 _MISS: Final = 32  # how many hits make up for a miss
-_MOST: Final = 64  # the most hits that are saved
+_MOST: Final = 128  # the most hits that are saved
 _SKIPPED: Final = 1000  # the writes after which the loop sleeps, when no hits are left
 
 # Not every system has it. Without it we could keep the server itself from the processor.
