@@ -102,12 +102,10 @@ class KeyedLocks:
         if queue is None:
             queue = self.queues[key] = OrderedDict()
         queue[turn] = holder
-        timer = (
-            self._clock.call_later(timeout, self._expire, turn, key, timeout)
-            if timeout is not None
-            else None
-        )
+        timer = None
         try:
+            if timeout is not None:
+                timer = self._clock.call_later(timeout, self._expire, turn, key, timeout)
             await turn  # in this coroutine, not one more below it to be resumed when the turn comes
         except BaseException:
             self._give_up(key, turn, on_free)

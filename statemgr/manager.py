@@ -26,7 +26,7 @@ from statemgr.errors import (
     WrongProcessError,
 )
 from statemgr.modification import StateModification, StatesModification, current_task
-from statemgr.options import check_option
+from statemgr.options import check_option, refused
 from statemgr.redaction import Redaction
 from statemgr.serialization.refusal import is_shortage
 from statemgr.token import AnyToken, ReadableToken, StateToken
@@ -234,6 +234,7 @@ class StateManager(ABC):
             timeout: The longest wait for the lock in seconds; None waits for ever.
 
         Raises:
+            SettingsError: If the timeout is not a number.
             LockTimeoutError: On entering, if the lock did not become free in time.
             LockReentryError: On entering, if this task holds the ident's lock already.
             StateDecodeError: On entering, if what is stored cannot be decoded; it is kept.
@@ -248,7 +249,7 @@ class StateManager(ABC):
         """
         modification: StateModification[T] = StateModification()
         modification._manager = self
-        modification.timeout = timeout
+        modification.timeout = timeout if timeout is None else _seconds(timeout)
         modification.token = token
         try:
             modification.lock_key = token.lock_key
@@ -594,6 +595,14 @@ def _checked(token: object) -> AnyToken:
     if not isinstance(token, StateToken):
         raise _not_a_token(token)
     return token
+
+
+def _seconds(timeout: float) -> float:
+    # A Decimal, say: it would fail where a wait is under way.
+    try:
+        return float(timeout)
+    except (TypeError, ValueError, OverflowError):
+        raise refused("timeout", repr(timeout), "a number of seconds, or None") from None
 
 
 def _not_a_token(token: object) -> InvalidTokenError:

@@ -196,3 +196,21 @@ def test_bad_options() -> None:
         StateManagerRedis("redis://127.0.0.1", durability="on")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="above 0"):
         StateManagerRedis("redis://127.0.0.1", replicas=0)
+
+
+async def test_failed_copy_of_a_kept_grant_is_told_at_the_next_change(redis_server: Server) -> None:
+    """There is no replica; a listing has what is put off written, and keeps the lock."""
+    async with StateManagerRedis(
+        f"{redis_server.url}?{SHORT}",
+        key_prefix="kept-grant",
+        oplock="behind",
+        oplock_hold_time=8.0,
+        durability="replicated",
+    ) as manager:
+        assert await change(manager) == 1
+        assert [info.ident async for info in manager.tokens()] == ["a"]
+        with pytest.raises(CommitUncertainError):
+            await change(manager)
+        assert await change(manager) == 2
+        with pytest.raises(CommitUncertainError):
+            await manager.close()

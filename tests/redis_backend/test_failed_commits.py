@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import make_dataclass
 from typing import Any
 
 import pytest
@@ -218,3 +219,20 @@ async def test_flush_behind_a_later_grant(redis_server: Server) -> None:
         with pytest.raises(CommitUncertainError, match="a later change"):
             await setup.one.get_state(TOKEN)
         link._wire.on_replies = hand_on
+
+
+async def test_thousands_of_states_are_written_whole(redis_server: Server) -> None:
+    """A command takes some thousands of values from Lua; a commit may have more."""
+    classes = [make_dataclass(f"Of{i}", [("n", int, 0)]) for i in range(2100)]
+    tokens = [StateToken("a", cls) for cls in classes]
+    options: dict[str, Any] = {"key_prefix": "thousands", "oplock": "behind"}
+    async with (
+        StateManagerRedis(redis_server.url, **options) as manager,
+        StateManagerRedis(redis_server.url, key_prefix="thousands") as other,
+    ):
+        await other.set_state(tokens[0], classes[0](1))
+        for token, cls in zip(tokens[1:], classes[1:], strict=True):
+            await manager.set_state(token, cls(1))
+        assert await manager.delete_state(tokens[0])  # with all that was put off
+        found = await other.get_states(*tokens)
+        assert [state.n for state in found] == [0] + 2099 * [1]

@@ -5,7 +5,7 @@ import itertools
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,14 @@ import redis.exceptions
 
 from redis_backend.conftest import named_server
 from redis_backend.test_rights import Refuser
-from statemgr import StateManagerRedis, StateToken
+from statemgr import StateInfo, StateManagerRedis, StateToken
 from statemgr.backends.redis.link import without_arguments
 from statemgr.backends.redis.outage import Outage, reason_of
 from statemgr.errors import (
     BackendUnavailableError,
     CommitUncertainError,
     LockTimeoutError,
+    StateManagerClosedError,
     StateManagerError,
 )
 from statemgr.testing.proxy import FaultyProxy
@@ -133,6 +134,26 @@ async def test_timeout_when_the_server_is_silent(redis_server: Server) -> None:
         proxy.resume()
         assert await change(other, timeout=10) == 2
         assert await change(manager, timeout=10) == 3
+
+
+async def test_reads_that_closing_ends_say_so(redis_server: Server) -> None:
+    async def listed(manager: StateManagerRedis) -> list[StateInfo]:
+        return [info async for info in manager.tokens()]
+
+    async with pair(redis_server, SHORT) as (proxy, manager, _):
+        await change(manager)
+        proxy.hold()
+        asked: list[Coroutine[Any, Any, Any]] = [
+            manager.get_state(token()),
+            manager.has_state(token()),
+            manager.touch(token()),
+            listed(manager),
+        ]
+        reads = [asyncio.create_task(ask) for ask in asked]
+        await asyncio.sleep(0.01)  # they have asked
+        await manager.close()
+        for error in await asyncio.gather(*reads, return_exceptions=True):
+            assert isinstance(error, StateManagerClosedError)
 
 
 async def test_timeout_when_no_connection_is_made(redis_server: Server) -> None:
@@ -424,5 +445,5 @@ async def test_closing_a_cluster_that_is_not_there(closed_ports: list[int]) -> N
         reading = asyncio.create_task(manager.get_state(token()))
         await asyncio.sleep(0)
         await manager.close()
-        with pytest.raises(BackendUnavailableError, match="closed"):
+        with pytest.raises(StateManagerClosedError):
             await reading

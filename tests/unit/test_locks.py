@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -82,6 +83,15 @@ class TestHolding:
         assert locks.locks.waiting == 0
         locks.exits["b"].set()
         await asyncio.gather(*tasks)
+        locks.assert_empty()
+
+    async def test_a_timeout_that_no_timer_takes_leaves_no_place_in_the_queue(
+        self, locks: Fixture
+    ) -> None:
+        await locks.locks.acquire("k", Holder())
+        with pytest.raises(TypeError):
+            await locks.locks.acquire("k", Holder(), Decimal("2.5"))  # type: ignore[arg-type]
+        locks.locks.release("k")
         locks.assert_empty()
 
     async def test_keys_do_not_wait_for_each_other(self, locks: Fixture) -> None:

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -313,6 +314,17 @@ class TestArguments:
                 pass
         with pytest.raises(InvalidTokenError):
             await manager.delete_state(manager.modify_state(CART))  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize("timeout", ["soon", pytest.param(10**400, id="huge"), [1]])
+    async def test_a_timeout_is_a_number_of_seconds(self, timeout: Any) -> None:
+        manager = Slow()
+        for modify in (manager.modify_state, manager.modify_states):
+            with pytest.raises(SettingsError, match=r"timeout=.*expected a number of seconds"):
+                modify(CART, timeout=timeout)
+
+    async def test_any_number_will_do_for_a_timeout(self) -> None:
+        """A clock adds no Decimal, and finds out when the ident has a waiter already."""
+        assert Slow().modify_state(CART, timeout=Decimal("2.5")).timeout == 2.5  # type: ignore[arg-type]
 
     async def test_modify_states_takes_different_classes_of_one_ident(self) -> None:
         manager = Slow()

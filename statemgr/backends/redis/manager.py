@@ -28,7 +28,7 @@ from statemgr.backends.redis.link import UNREACHABLE, Call
 from statemgr.backends.redis.reading import Local, Reader
 from statemgr.backends.redis.urls import client_from_url
 from statemgr.backends.redis.writing import States, Writer
-from statemgr.errors import LockTimeoutError, StateDecodeError
+from statemgr.errors import BackendUnavailableError, LockTimeoutError, StateDecodeError
 from statemgr.expiration import StateManagerExpiration
 from statemgr.locks import KeyedLocks
 from statemgr.manager import ManagerOptions, StateManager, manager_options
@@ -184,6 +184,8 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             return False
         if not grant.is_good(now) or now >= grant.hold_ends_at:
             return False
+        if lock_key in self._writer.failures:
+            return False  # to be told
         key, token = modification.state_key, modification.token
         live = None
         if key is None:
@@ -516,7 +518,7 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
     # Reading
 
     async def _read(self, tokens: Sequence[AnyToken]) -> Sequence[Any]:
-        found = await self._reader.ask(tokens, self._expiration_ms, records=True)
+        found = await self._ask(tokens, self._expiration_ms, records=True)
         return [self._state_of(token, data) for token, data in zip(tokens, found, strict=True)]
 
     def _state_of(self, token: AnyToken, data: bytes | Local | None) -> Any:
@@ -531,14 +533,31 @@ class StateManagerRedis(StateManagerExpiration, StateManager):
             return self._recover(token, error)
 
     async def _has(self, token: AnyToken) -> bool:
-        return (await self._reader.ask((token,), 0, records=False))[0] is not None
+        return (await self._ask((token,), 0, records=False))[0] is not None
 
     async def _renew(self, token: AnyToken) -> bool:
-        found = await self._reader.ask((token,), self._expiration_ms, records=False)
+        found = await self._ask((token,), self._expiration_ms, records=False)
         return found[0] is not None
 
-    def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
-        return self._reader.scan(prefix)
+    async def _list(self, prefix: str) -> AsyncIterator[StateInfo]:
+        try:
+            async with contextlib.aclosing(self._reader.scan(prefix)) as infos:
+                async for info in infos:
+                    yield info
+        except BackendUnavailableError:
+            if self._refusal is not None:
+                raise self._refused() from None
+            raise
+
+    async def _ask(
+        self, tokens: Sequence[AnyToken], expiration: int, *, records: bool
+    ) -> list[Any]:
+        try:
+            return await self._reader.ask(tokens, expiration, records=records)
+        except BackendUnavailableError:
+            if self._refusal is not None:  # closed meanwhile
+                raise self._refused() from None
+            raise
 
     def _statistics(self) -> Statistics:
         grants = list(self._granted.values())

@@ -4,7 +4,7 @@ With an oplock, what this process keeps is read here, while that is the committe
 doubt: the grant is good, and no commit under it is without a reply.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 from statemgr.backends.redis.channel import Channel
@@ -111,7 +111,7 @@ class Reader:
             return None
         return Local(grant.payloads[token.cache_key])
 
-    async def scan(self, prefix: str) -> AsyncIterator[StateInfo]:
+    async def scan(self, prefix: str) -> AsyncGenerator[StateInfo, None]:
         """Iterate over the states whose ident begins with `prefix`; first, write what is not."""
         for grant in list(self._granted.values()):
             if grant.unsaved or grant.touched:

@@ -68,8 +68,10 @@ else
   if ARGV[7] ~= '' then wait = joined(wait, ARGV[7]) end
   lock, heir = passed_on(since, fence, prune, wait, term, ARGV[5])
 end
-if #drop > 0 then redis.call('HDEL', key, unpack(drop)) end
-redis.call('HSET', key, 'lock', lock, unpack(set))
+set[#set + 1] = 'lock'
+set[#set + 1] = lock
+remove_all(drop)
+set_all(set)
 live_for(math.max(expiration, term * 2, MEMORY))
 if heir then tell(heir) end
 if prunes or #drop > 0 then remove_expired(keeps or heir, since, math.max(term * 2, MEMORY)) end

@@ -96,6 +96,21 @@ local function write_when_full()
   redis.call('HDEL', key, '')
 end
 
+-- unpack takes some thousands of values at most.
+local SLICE = 1000
+
+local function set_all(fields)
+  for i = 1, #fields, SLICE do
+    redis.call('HSET', key, unpack(fields, i, math.min(i + SLICE - 1, #fields)))
+  end
+end
+
+local function remove_all(fields)
+  for i = 1, #fields, SLICE do
+    redis.call('HDEL', key, unpack(fields, i, math.min(i + SLICE - 1, #fields)))
+  end
+end
+
 -- What is in a c: field: the number of a commit, when it was done, and the owner's own number.
 local function mark_of(text)
   if not text then return 0, 0, '' end
@@ -121,8 +136,6 @@ local function remove_expired(held, since, interval)
       if now - at > interval then gone[#gone + 1] = field end
     end
   end
-  for i = 1, #gone, 1000 do  -- unpack takes some thousands at most
-    redis.call('HDEL', key, unpack(gone, i, math.min(i + 999, #gone)))
-  end
+  remove_all(gone)
   if states == 0 and not held then redis.call('PEXPIRE', key, interval) end
 end

@@ -31,7 +31,7 @@ for i = 4, #ARGV, 2 do
   end
 end
 write_when_full()
-redis.call('HSET', key, unpack(set))
+set_all(set)
 if #set > 2 then live_for(tonumber(expiration)) end
 if heir then
   live_for(ARGV[2] * 2)
