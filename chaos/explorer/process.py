@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import statemgr.backends.redis.grants
+import statemgr.backends.redis.polling
 import statemgr.expiration
 from chaos.explorer.loop import VirtualClock, VirtualLoop, VirtualTime
 from chaos.explorer.network import ModelClient, Network
@@ -74,20 +75,23 @@ names: Final = _Names()
 def deterministic() -> Iterator[None]:
     """Take out of the real client what is not the same each time: chance, the real clock, logs.
 
+    And its turns of a loop that has nothing to do but not to sleep: virtual loops never do.
+
     Garbage is collected between schedules only, for collecting runs what asyncio has to say of it.
     """
     grants: Any = statemgr.backends.redis.grants
+    polling: Any = statemgr.backends.redis.polling
     expiration: Any = statemgr.expiration
-    chance, clock = grants.secrets, expiration.perf_counter
+    chance, clock, yields = grants.secrets, expiration.perf_counter, polling.CAN_YIELD
     logger = logging.getLogger("statemgr")
     was_disabled, logger.disabled = logger.disabled, True
-    grants.secrets, expiration.perf_counter = names, float
+    grants.secrets, expiration.perf_counter, polling.CAN_YIELD = names, float, False
     collects = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        grants.secrets, expiration.perf_counter = chance, clock
+        grants.secrets, expiration.perf_counter, polling.CAN_YIELD = chance, clock, yields
         logger.disabled = was_disabled
         if collects:
             gc.enable()

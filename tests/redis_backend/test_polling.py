@@ -158,7 +158,7 @@ def test_it_is_tried_again_later(loop: Turns) -> None:
 def test_the_loop_sleeps_where_it_cannot_let_others_run(
     loop: Turns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(polling, "_CAN_YIELD", False)
+    monkeypatch.setattr(polling, "CAN_YIELD", False)
     poll = BusyPoll(loop)
     poll.begin()
     assert not loop.turn()
@@ -192,7 +192,7 @@ def test_a_loop_does_not_sleep_through_a_call_to_a_server(
             monkeypatch.setattr(polling, "monotonic", lambda: 0.0)  # as if it took no time
             selector.sleeps.clear()
             await manager.get_state(token)
-            assert any(selector.sleeps) is not polling._CAN_YIELD
+            assert any(selector.sleeps) is not polling.CAN_YIELD
             selector.sleeps.clear()
             await asyncio.sleep(0.01)
             assert any(selector.sleeps)  # the reply is here

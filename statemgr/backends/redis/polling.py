@@ -23,7 +23,7 @@ _MOST: Final = 128  # the most hits that are saved
 _SKIPPED: Final = 1000  # the writes after which the loop sleeps, when no hits are left
 
 # Not every system has it. Without it we could keep the server itself from the processor.
-_CAN_YIELD: Final = hasattr(os, "sched_yield")
+CAN_YIELD: Final = hasattr(os, "sched_yield")
 
 
 class BusyPoll:
@@ -44,7 +44,7 @@ class BusyPoll:
 
     def begin(self) -> None:
         """Look for a reply from now on: something was sent."""
-        if not _CAN_YIELD:
+        if not CAN_YIELD:
             return
         if self._skip:
             self._skip -= 1
